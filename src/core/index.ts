@@ -1,0 +1,24 @@
+// kadenz/core: the deterministic scheduler by itself, with no host and no model.
+
+export { KadenzError, type KadenzErrorCode, type KadenzErrorDetails } from '../errors.js';
+export type { CommandBody, CommandObject, MemoryTag, PauseMode } from './commands.js';
+export { encodeCommand, memoryTagBits } from './commands.js';
+export type { CoreConfig } from './config.js';
+export { Core } from './core.js';
+export type {
+  ControlObject,
+  InstructionObject,
+  OpenObject,
+  SampleObject,
+  SequenceObject,
+  StepPlanObject,
+} from './instructions.js';
+export { decodeInstruction } from './instructions.js';
+export { INTEGRITY_RULES } from './integrity_rules.js';
+export type { FinishObject, FinishReasonName, OutputObject, StatsObject } from './outputs.js';
+export { decodeOutput, decodeStats } from './outputs.js';
+export type { RequestObject, SamplingParamsObject } from './requests.js';
+export { checkRequest } from './requests.js';
+export type { CodeName, ResultObject } from './results.js';
+export { decodeResult, encodeResult, resultFor } from './results.js';
+export { coreSha256, WasmCore } from './wasm_core.js';

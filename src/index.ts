@@ -1,0 +1,20 @@
+// The public names of kadenz. The scheduler alone is the entry kadenz/core.
+
+export type { EngineLogger, EngineOptions } from './engine/options.js';
+export { deriveSeed } from './engine/seed.js';
+export type {
+  FinishReason,
+  GenerateRequest,
+  GenerateResult,
+  LogprobsMode,
+  PauseMode,
+  RequestId,
+  Sample,
+  SamplingOptions,
+  StreamDelta,
+  TopLogprobs,
+} from './engine/types.js';
+export type { CallOptions, EngineInfo, EngineStats, ScoreOptions } from './engine.js';
+export { Engine } from './engine.js';
+export { ERROR_CODES, KadenzError, type KadenzErrorCode, type KadenzErrorDetails } from './errors.js';
+export type { ChatMessage } from './tokenizer/index.js';

@@ -1,0 +1,3 @@
+export { type LoadedModel, loadModel } from './load_model.js';
+export { ARCHITECTURES, type Architecture, type ModelConfig, type RopeConfig } from './model_config.js';
+export { expectedTensors, type TensorDescription, type WeightDtype } from './tensor_table.js';

@@ -1,0 +1,36 @@
+// What the main thread and a rank's worker say to each other.
+//
+// The worker's event loop never turns while a rank runs: it reads its MessagePort synchronously and sleeps on shared memory.
+// So every message to the worker is followed by one more in SIGNAL_MESSAGES and a notify. Messages from the worker arrive on the
+// main thread as ordinary port events, in the order in which they were sent; the last one is 'ended' or 'failed'.
+// All bytes are FlatBuffers of schemas/, each in a buffer of its own that changes hands with the message.
+
+import type { MessagePort } from 'node:worker_threads';
+import type { CoreConfig } from '../core/index.js';
+import type { KadenzErrorCode, KadenzErrorDetails } from '../errors.js';
+import type { HostInfo } from '../host/host.js';
+
+/** Words of the shared Int32Array: how many messages were posted so far, and whether the loop is to end. */
+export const SIGNAL_MESSAGES = 0;
+export const SIGNAL_STOP = 1;
+export const SIGNAL_WORDS = 2;
+
+export type MessageToWorker = { kind: 'command'; command: Uint8Array } | { kind: 'stats'; id: number };
+
+export type MessageFromWorker =
+  | { kind: 'ready'; info: HostInfo }
+  /** An Output, and the Result that it refers to: null when it answers a command. */
+  | { kind: 'output'; output: Uint8Array; result: Uint8Array | null }
+  | { kind: 'stats'; id: number; stats: Uint8Array }
+  | { kind: 'failed'; code: KadenzErrorCode; message: string; details: KadenzErrorDetails; stack: string }
+  | { kind: 'ended' };
+
+/** What a worker needs to start. Everything in it survives a structured clone. */
+export interface RankTask {
+  port: MessagePort;
+  signal: Int32Array;
+  coreConfig: CoreConfig;
+  /** URL of a module that exports `openHost(options): Host | Promise<Host>`. */
+  hostModule: string;
+  hostOptions: unknown;
+}
