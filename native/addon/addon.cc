@@ -1,0 +1,16 @@
+// Entry of kadenz.node. Each environment (the main thread, each worker) gets the NativeHost class of its own; loading does
+// nothing else.
+#include <napi.h>
+
+#include "addon/native_host.h"
+
+namespace {
+
+Napi::Object start(Napi::Env env, Napi::Object exports) {
+  exports.Set("NativeHost", kadenz::NativeHost::define(env));
+  return exports;
+}
+
+}  // namespace
+
+NODE_API_MODULE(kadenz, start)

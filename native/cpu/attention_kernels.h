@@ -1,0 +1,280 @@
+// Attention of some consecutive rows of one sequence over its paged keys and values, for one key-value head and the
+// group of query heads that share it.
+//
+// Each row does exactly this, whatever rows stand beside it: scores by position (one chain over head_dim each), their
+// exact maximum, e^(score - maximum), 16 partial sums by position mod 16 and their tree, the weighted sum of the
+// values as one chain over the positions in order, one multiplication by 1 / sum. Vectors of positions begin at
+// absolute multiples of 16; places before or after the visible range hold -infinity and add zeros.
+//
+// Several rows run together only so that keys and values stay in the first-level cache while all of them read them.
+#pragma once
+
+#include <cstdint>
+
+#include "cpu/float_bits.h"
+#include "cpu/kernels.h"
+#include "cpu/row_kernels.h"
+
+namespace kadenz {
+namespace {
+
+constexpr int kHeadTile = 4;            // query heads that share a load of keys or values
+constexpr int kValueTile = 4;           // vectors of head_dim summed at once
+constexpr int64_t kPositionGroup = 64;  // positions whose keys (or values) all rows visit before going on
+
+template <class V>
+typename V::Vec load_stored(const float* p) { return V::load(p); }
+template <class V>
+typename V::Vec load_stored(const uint16_t* p) { return V::load_bfloat16(p); }
+template <class V>
+typename V::Vec load_stored_split(const float* low, const float* high) { return V::load_split(low, high); }
+template <class V>
+typename V::Vec load_stored_split(const uint16_t* low, const uint16_t* high) {
+  return V::load_split_bfloat16(low, high);
+}
+
+template <class V, class Stored>
+class Attention {
+ public:
+  Attention(const AttentionLayout& layout, const AttendTask& task)
+      : layout_(layout),
+        task_(task),
+        dim_(layout.head_dim),
+        block_size_(layout.block_size),
+        group_(layout.num_heads / layout.num_key_value_heads),
+        first_vector_(first_visible(0) / kLanes),
+        end_vector_((task.start_position + task.num_rows - 1) / kLanes + 1),
+        score_stride_((end_vector_ - first_vector_) * kLanes),
+        scores_(task.scratch),
+        sums_(scores_ + task.num_rows * group_ * score_stride_),
+        inverse_sums_(sums_ + task.num_rows * group_ * layout.value_stride),
+        keys_(static_cast<const Stored*>(layout.layer_cache) + task.key_value_head * dim_ * block_size_),
+        values_(static_cast<const Stored*>(layout.layer_cache) + layout.key_elements +
+                task.key_value_head * block_size_ * layout.value_stride) {}
+
+  void run() {
+    for (int64_t vector = first_vector_; vector < end_vector_; vector += kPositionGroup / kLanes) {
+      for (int64_t row = 0; row < task_.num_rows; ++row) score_group(row, vector);
+    }
+    for (int64_t row = 0; row < task_.num_rows; ++row) {
+      for (int64_t head = 0; head < group_; ++head) soften(row, head);
+    }
+    for (int64_t vector = first_vector_; vector < end_vector_; vector += kPositionGroup / kLanes) {
+      for (int64_t row = 0; row < task_.num_rows; ++row) weigh_group(row, vector);
+    }
+  }
+
+ private:
+  int64_t position_of(int64_t row) const { return task_.start_position + row; }
+  int64_t first_visible(int64_t row) const {
+    const int64_t position = position_of(row);
+    return task_.window == 0 || position < task_.window ? 0 : position - task_.window + 1;
+  }
+  const Stored* keys_at(int64_t position) const {
+    return keys_ + static_cast<int64_t>(task_.block_table[position / block_size_]) * layout_.block_stride +
+           position % block_size_;
+  }
+  const Stored* values_at(int64_t position) const {
+    return values_ + static_cast<int64_t>(task_.block_table[position / block_size_]) * layout_.block_stride +
+           position % block_size_ * layout_.value_stride;
+  }
+  float* scores_of(int64_t row, int64_t head) { return scores_ + (row * group_ + head) * score_stride_; }
+  float* sum_of(int64_t row, int64_t head) { return sums_ + (row * group_ + head) * layout_.value_stride; }
+  const float* query_of(int64_t row, int64_t head) const {
+    return task_.queries + row * task_.query_stride + (task_.key_value_head * group_ + head) * dim_;
+  }
+  float* output_of(int64_t row, int64_t head) const {
+    return task_.output + row * task_.output_stride + (task_.key_value_head * group_ + head) * dim_;
+  }
+
+  // --- scores ---
+
+  void score_group(int64_t row, int64_t vector) {
+    const int64_t begin = max_of(vector, first_visible(row) / kLanes);
+    const int64_t end = min_of(min_of(vector + kPositionGroup / kLanes, end_vector_), position_of(row) / kLanes + 1);
+    for (int64_t head = 0; head < group_; head += kHeadTile) {
+      int64_t at = begin;
+      for (; at + V::kScorePanels <= end; at += V::kScorePanels) {
+        score_heads<kHeadTile, V::kScorePanels>(min_of(group_ - head, kHeadTile), row, head, at);
+      }
+      for (; at < end; ++at) score_heads<kHeadTile, 1>(min_of(group_ - head, kHeadTile), row, head, at);
+    }
+  }
+
+  template <int Heads, int Vectors>
+  void score_heads(int64_t heads, int64_t row, int64_t head, int64_t vector) {
+    if (heads == Heads) {
+      if (block_size_ >= kLanes) {
+        score_tile<Heads, Vectors, false>(row, head, vector);
+      } else {
+        score_tile<Heads, Vectors, true>(row, head, vector);
+      }
+    } else if constexpr (Heads > 1) {
+      score_heads<Heads - 1, Vectors>(heads, row, head, vector);
+    }
+  }
+
+  template <int Heads, int Vectors, bool Split>  // Split: blocks of 8 slots, two to a vector
+  void score_tile(int64_t row, int64_t head, int64_t vector) {
+    const Stored* keys[Vectors];
+    const Stored* high_keys[Vectors];
+    const float* queries[Heads];
+    typename V::Vec sum[Heads][Vectors];
+    for (int v = 0; v < Vectors; ++v) {
+      const int64_t position = (vector + v) * kLanes;
+      keys[v] = keys_at(position);
+      // The table may end within the vector; what is read in place of its other half is masked later.
+      high_keys[v] = Split && position + 8 <= last_position() ? keys_at(position + 8) : keys[v];
+    }
+    for (int h = 0; h < Heads; ++h) queries[h] = query_of(row, head + h);
+#pragma GCC unroll 8
+    for (int h = 0; h < Heads; ++h) {
+#pragma GCC unroll 8
+      for (int v = 0; v < Vectors; ++v) sum[h][v] = V::zero();
+    }
+    const int64_t block_size = block_size_;
+    const int64_t dim = dim_;
+    for (int64_t d = 0; d < dim; ++d) {
+      typename V::Vec key[Vectors];
+#pragma GCC unroll 8
+      for (int v = 0; v < Vectors; ++v) {
+        key[v] = Split ? load_stored_split<V>(keys[v] + d * block_size, high_keys[v] + d * block_size)
+                       : load_stored<V>(keys[v] + d * block_size);
+      }
+#pragma GCC unroll 8
+      for (int h = 0; h < Heads; ++h) {
+        const auto query = V::broadcast(queries[h][d]);
+#pragma GCC unroll 8
+        for (int v = 0; v < Vectors; ++v) sum[h][v] = V::fma(query, key[v], sum[h][v]);
+      }
+    }
+#pragma GCC unroll 8
+    for (int h = 0; h < Heads; ++h) {
+#pragma GCC unroll 8
+      for (int v = 0; v < Vectors; ++v) {
+        V::store(scores_of(row, head + h) + (vector + v - first_vector_) * kLanes, sum[h][v]);
+      }
+    }
+  }
+
+  // --- softmax: scores become weights that wait for their common factor, 1 / sum ---
+
+  void soften(int64_t row, int64_t head) {
+    float* scores = scores_of(row, head);
+    const int64_t first = first_visible(row);
+    const int64_t position = position_of(row);
+    const int64_t begin = (first / kLanes - first_vector_) * kLanes;
+    const int64_t end = (position / kLanes + 1 - first_vector_) * kLanes;
+    const int64_t origin = first_vector_ * kLanes;
+    for (int64_t i = begin; i < first - origin; ++i) scores[i] = -__builtin_inff();
+    for (int64_t i = position - origin + 1; i < end; ++i) scores[i] = -__builtin_inff();
+    auto largest = V::load(scores + begin);
+    for (int64_t i = begin + kLanes; i < end; i += kLanes) largest = V::maximum(V::load(scores + i), largest);
+    const auto maximum = V::broadcast(largest_lane<V>(largest));
+    auto partial = V::zero();
+    for (int64_t i = begin; i < end; i += kLanes) {
+      const auto weight = exp_lanes<V>(V::subtract(V::load(scores + i), maximum));
+      V::store(scores + i, weight);
+      partial = V::add(partial, weight);
+    }
+    inverse_sums_[row * group_ + head] = 1.0F / sum_lanes<V>(partial);
+    float* sum = sum_of(row, head);
+    for (int64_t i = 0; i < layout_.value_stride; i += kLanes) V::store(sum + i, V::zero());
+  }
+
+  // --- values ---
+
+  void weigh_group(int64_t row, int64_t vector) {
+    const int64_t begin = max_of(vector * kLanes, first_visible(row));
+    const int64_t end = min_of(vector * kLanes + kPositionGroup, position_of(row) + 1);
+    const bool last = end == position_of(row) + 1;
+    if (begin >= end) return;
+    const int64_t vectors = layout_.value_stride / kLanes;
+    for (int64_t head = 0; head < group_; head += kHeadTile) {
+      const int64_t heads = min_of(group_ - head, kHeadTile);
+      int64_t column = 0;
+      for (; column + kValueTile <= vectors; column += kValueTile) {
+        weigh_heads<kHeadTile, kValueTile>(heads, row, head, column * kLanes, begin, end);
+      }
+      for (; column < vectors; ++column) weigh_heads<kHeadTile, 1>(heads, row, head, column * kLanes, begin, end);
+    }
+    if (!last) return;
+    for (int64_t head = 0; head < group_; ++head) {
+      const float* sum = sum_of(row, head);
+      float* output = output_of(row, head);
+      const auto factor = V::broadcast(inverse_sums_[row * group_ + head]);
+      for (int64_t i = 0; i < dim_; i += kLanes) {
+        V::store_partial(output + i, V::multiply(V::load(sum + i), factor), dim_ - i);
+      }
+    }
+  }
+
+  template <int Heads, int Vectors>
+  void weigh_heads(int64_t heads, int64_t row, int64_t head, int64_t column, int64_t begin, int64_t end) {
+    if (heads == Heads) {
+      weigh_tile<Heads, Vectors>(row, head, column, begin, end);
+    } else if constexpr (Heads > 1) {
+      weigh_heads<Heads - 1, Vectors>(heads, row, head, column, begin, end);
+    }
+  }
+
+  template <int Heads, int Vectors>
+  void weigh_tile(int64_t row, int64_t head, int64_t column, int64_t begin, int64_t end) {
+    typename V::Vec sum[Heads][Vectors];
+    const float* weights[Heads];
+    for (int h = 0; h < Heads; ++h) weights[h] = scores_of(row, head + h) - first_vector_ * kLanes;
+#pragma GCC unroll 8
+    for (int h = 0; h < Heads; ++h) {
+#pragma GCC unroll 8
+      for (int v = 0; v < Vectors; ++v) sum[h][v] = V::load(sum_of(row, head + h) + column + v * kLanes);
+    }
+    const int64_t stride = layout_.value_stride;
+    for (int64_t position = begin; position < end;) {
+      const int64_t stop = min_of(end, (position / block_size_ + 1) * block_size_);
+      const Stored* values = values_at(position) + column;
+      for (; position < stop; ++position, values += stride) {
+        typename V::Vec value[Vectors];
+#pragma GCC unroll 8
+        for (int v = 0; v < Vectors; ++v) value[v] = load_stored<V>(values + v * kLanes);
+#pragma GCC unroll 8
+        for (int h = 0; h < Heads; ++h) {
+          const auto weight = V::broadcast(weights[h][position]);
+#pragma GCC unroll 8
+          for (int v = 0; v < Vectors; ++v) sum[h][v] = V::fma(weight, value[v], sum[h][v]);
+        }
+      }
+    }
+#pragma GCC unroll 8
+    for (int h = 0; h < Heads; ++h) {
+#pragma GCC unroll 8
+      for (int v = 0; v < Vectors; ++v) V::store(sum_of(row, head + h) + column + v * kLanes, sum[h][v]);
+    }
+  }
+
+  static int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
+  static int64_t max_of(int64_t a, int64_t b) { return a > b ? a : b; }
+  int64_t last_position() const { return task_.start_position + task_.num_rows - 1; }
+
+  const AttentionLayout& layout_;
+  const AttendTask& task_;
+  int64_t dim_, block_size_, group_;
+  int64_t first_vector_, end_vector_;  // vectors of 16 positions that any of the rows sees
+  int64_t score_stride_;
+  float* scores_;  // [row][head of the group][positions from first_vector_ * 16]
+  float* sums_;    // [row][head of the group][value_stride]
+  float* inverse_sums_;  // [row][head of the group]
+  const Stored* keys_;
+  const Stored* values_;
+};
+
+template <class V>
+void attend_any(const AttentionLayout& layout, const AttendTask& task) {
+  if (layout.storage == DType::kFloat32) {
+    Attention<V, float>(layout, task).run();
+  } else {
+    Attention<V, uint16_t>(layout, task).run();
+  }
+}
+
+}  // namespace
+}  // namespace kadenz

@@ -1,0 +1,408 @@
+#include "cpu/cpu_ops.h"
+
+#include <sched.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+
+#include "cpu/kernels.h"
+#include "cpu/kv_cache.h"
+#include "cpu/memory.h"
+#include "cpu/packed_weights.h"
+#include "cpu/thread_pool.h"
+#include "model/checked_math.h"
+#include "model/error.h"
+#include "model/exact_math.h"
+
+namespace kadenz {
+namespace {
+
+constexpr uint32_t kMaxThreads = 1024;
+constexpr uint32_t kRowsPerTask = 8;                     // of the operations that go row by row
+constexpr int64_t kCachedInputFloats = 128 * 1024;       // 512 KB
+constexpr int64_t kMaxAttendScratchFloats = 256 * 1024;  // fewer rows run together where contexts are long
+
+void expect(bool condition, const char* what) {  // a broken invariant: stop before memory is harmed
+  if (condition) return;
+  std::fprintf(stderr, "kadenz cpu: broken invariant: %s\n", what);
+  std::abort();
+}
+
+// Rows of floats, an odd number of cache lines apart: rows that are read side by side then fall into different sets of
+// the cache, whatever the model's sizes.
+class FloatRows : public Activations {
+ public:
+  FloatRows(uint32_t rows, uint32_t columns)
+      : rows_(rows),
+        stride_((int64_t{columns} + kLanes - 1) / kLanes * kLanes),
+        storage_() {
+    if (stride_ / kLanes % 2 == 0) stride_ += kLanes;
+    const uint64_t floats = checked_multiply(rows, static_cast<uint64_t>(stride_), "activations");
+    storage_ = PageBuffer(checked_multiply(floats, sizeof(float), "activations"), "activations");
+  }
+
+  uint64_t bytes() const override { return storage_.bytes(); }
+  uint32_t rows() const { return rows_; }
+  int64_t stride() const { return stride_; }
+  float* row(uint64_t index) { return storage_.floats() + index * static_cast<uint64_t>(stride_); }
+  const float* row(uint64_t index) const { return storage_.floats() + index * static_cast<uint64_t>(stride_); }
+
+ private:
+  uint32_t rows_;
+  int64_t stride_;
+  PageBuffer storage_;
+};
+
+FloatRows& rows_of(Activations& activations) { return static_cast<FloatRows&>(activations); }
+const FloatRows& rows_of(const Activations& activations) { return static_cast<const FloatRows&>(activations); }
+const float* data_of(const WeightVector* vector) {
+  return vector == nullptr ? nullptr : static_cast<const PackedVector*>(vector)->data();
+}
+const PackedMatrix& matrix_of(const Linear& linear) { return static_cast<const PackedMatrix&>(*linear.weight); }
+MatmulWeight view_of(const Linear& linear) { return matrix_of(linear).view(data_of(linear.bias)); }
+
+uint32_t ceil_divide(uint32_t a, uint32_t b) { return (a + b - 1) / b; }
+
+class CpuOps : public Ops {
+ public:
+  CpuOps(const CpuKernels& kernels, uint32_t num_threads)
+      : kernels_(kernels), pool_(num_threads), matmul_scratch_(num_threads * sizeof(float) * kMatmulScratch, "scratch") {}
+
+  std::unique_ptr<WeightMatrix> pack_matrix(std::span<const TensorView> parts, WeightPrecision precision,
+                                            MatrixUse use) override {
+    return std::make_unique<PackedMatrix>(parts, precision, use, pool_, arena_);
+  }
+
+  std::unique_ptr<WeightVector> pack_vector(std::span<const TensorView> parts, WeightPrecision precision) override {
+    return std::make_unique<PackedVector>(parts, precision);
+  }
+
+  std::unique_ptr<Activations> allocate_activations(uint32_t rows, uint32_t columns) override {
+    return std::make_unique<FloatRows>(rows, columns);
+  }
+
+  std::unique_ptr<KvCache> allocate_kv_cache(const AttentionShape& shape, const CacheShape& cache) override {
+    return std::make_unique<PagedKvCache>(shape, cache);
+  }
+
+  uint64_t scratch_bytes() const override {
+    return matmul_scratch_.bytes() + attend_scratch_.bytes() + cosine_.bytes() + sine_.bytes();
+  }
+
+  void begin_step(const DecoderBatch& batch, const AttentionShape& shape, const RotaryFrequencies& rotary) override;
+  void copy_blocks(KvCache& cache, std::span<const BlockCopy> copies) override;
+  void embed(const WeightMatrix& table, Activations& output) override;
+  void rms_norm(const Activations& input, uint32_t rows, const WeightVector& weight, float epsilon,
+                Activations& output) override;
+  void linear(const Activations& input, RowRange rows, const Linear& linear, Activations& output) override;
+  void linear_add(const Activations& input, RowRange rows, const Linear& linear, Activations& output,
+                  uint32_t output_first) override;
+  void gated_linear(const Activations& input, RowRange rows, const Linear& gate, const Linear& up,
+                    Activations& output) override;
+  void rotate_and_store(Activations& qkv, const WeightVector* query_norm, const WeightVector* key_norm, float epsilon,
+                        KvCache& cache, uint32_t layer) override;
+  void attend(const Activations& qkv, const KvCache& cache, uint32_t layer, uint32_t window,
+              Activations& output) override;
+  void gather_rows(const Activations& input, std::span<const uint32_t> rows, Activations& output) override;
+  void read_linear(const Activations& input, RowRange rows, const Linear& linear, float* out) override;
+
+  void parallel_for(uint32_t count, const std::function<void(uint32_t)>& task) override {
+    pool_.run(count, [&task](uint32_t index, uint32_t) { task(index); });
+  }
+
+ private:
+  struct RowPlace {
+    uint32_t sequence;
+    uint32_t position;
+  };
+  struct AttendTile {  // some consecutive rows of one sequence
+    uint32_t sequence;
+    uint32_t first;  // row of the sequence's rows in this batch
+    uint32_t rows;
+  };
+
+  // Cuts rows x outputs into tasks and hands each to `multiply(task)`.
+  template <class Multiply>
+  void for_tiles(const float* input, int64_t input_stride, uint32_t rows, int64_t panels, float* output,
+                 int64_t output_stride, Multiply multiply);
+
+  const CpuKernels& kernels_;
+  ThreadPool pool_;
+  PageArena arena_;            // weights
+  PageBuffer matmul_scratch_;  // kMatmulScratch floats for each thread
+  PageBuffer attend_scratch_;  // attend_floats_ for each thread
+  int64_t attend_floats_ = 0;
+
+  // of the step
+  DecoderBatch batch_;
+  AttentionShape shape_{};
+  std::vector<RowPlace> places_;      // by row
+  std::vector<AttendTile> tiles_;
+  PageBuffer cosine_, sine_;          // [row][head_dim / 2]
+};
+
+void CpuOps::begin_step(const DecoderBatch& batch, const AttentionShape& shape, const RotaryFrequencies& rotary) {
+  batch_ = batch;
+  shape_ = shape;
+  const int64_t group = shape.num_heads / shape.num_key_value_heads;
+  places_.clear();
+  tiles_.clear();
+  int64_t scratch_floats = 0;
+  for (uint32_t index = 0; index < batch.sequences.size(); ++index) {
+    const SequenceSpan& span = batch.sequences[index];
+    expect(span.first_row == places_.size(), "sequences cover the rows in order");
+    for (uint32_t row = 0; row < span.num_rows; ++row) places_.push_back({index, span.start_position + row});
+    const int64_t floats_a_row = group * (int64_t{span.start_position} + span.num_rows);
+    const uint32_t together =
+        static_cast<uint32_t>(std::clamp<int64_t>(kMaxAttendScratchFloats / std::max<int64_t>(floats_a_row, 1), 1, 8));
+    for (uint32_t first = 0; first < span.num_rows; first += together) {
+      tiles_.push_back({index, first, std::min(together, span.num_rows - first)});
+    }
+    AttentionLayout layout{};
+    layout.num_heads = shape.num_heads;
+    layout.num_key_value_heads = shape.num_key_value_heads;
+    layout.value_stride = (int64_t{shape.head_dim} + kLanes - 1) / kLanes * kLanes;
+    scratch_floats = std::max(scratch_floats, attend_scratch_floats(layout, std::min(together, span.num_rows),
+                                                                    int64_t{span.start_position} + span.num_rows));
+  }
+  expect(places_.size() == batch.token_ids.size(), "every row has a sequence");
+
+  scratch_floats = (scratch_floats + 1023) / 1024 * 1024;
+  if (scratch_floats > attend_floats_) {
+    attend_scratch_ = PageBuffer();
+    attend_floats_ = 0;
+    attend_scratch_ = PageBuffer(pool_.num_threads() * static_cast<uint64_t>(scratch_floats) * sizeof(float), "scratch");
+    attend_floats_ = scratch_floats;
+  }
+  const uint32_t half = shape.head_dim / 2;
+  const uint64_t table_bytes = (places_.size() * half * sizeof(float) + 65535) / 65536 * 65536;
+  if (table_bytes > cosine_.bytes()) {
+    cosine_ = PageBuffer(table_bytes, "rotary tables");
+    sine_ = PageBuffer(table_bytes, "rotary tables");
+  }
+  const uint32_t rows = static_cast<uint32_t>(places_.size());
+  pool_.run(ceil_divide(rows, kRowsPerTask), [&](uint32_t task, uint32_t) {
+    for (uint32_t row = task * kRowsPerTask; row < std::min(rows, (task + 1) * kRowsPerTask); ++row) {
+      for (uint32_t i = 0; i < half; ++i) {
+        const float angle = static_cast<float>(places_[row].position) * rotary.inverse_frequencies[i];
+        double sine = 0.0;
+        double cosine = 0.0;
+        exact_sin_cos(static_cast<double>(angle), &sine, &cosine);
+        cosine_.floats()[uint64_t{row} * half + i] = static_cast<float>(cosine) * rotary.attention_factor;
+        sine_.floats()[uint64_t{row} * half + i] = static_cast<float>(sine) * rotary.attention_factor;
+      }
+    }
+  });
+}
+
+void CpuOps::copy_blocks(KvCache& cache, std::span<const BlockCopy> copies) {
+  if (copies.empty()) return;
+  PagedKvCache& paged = static_cast<PagedKvCache&>(cache);
+  pool_.run(paged.num_layers(), [&](uint32_t layer, uint32_t) {
+    for (const BlockCopy& copy : copies) {
+      if (copy.source == copy.target) continue;
+      std::memcpy(paged.layer_of_block(copy.target, layer), paged.layer_of_block(copy.source, layer),
+                  paged.layer_bytes());
+    }
+  });
+}
+
+void CpuOps::embed(const WeightMatrix& table, Activations& output) {
+  const PackedMatrix& matrix = static_cast<const PackedMatrix&>(table);
+  FloatRows& target = rows_of(output);
+  const uint32_t rows = static_cast<uint32_t>(batch_.token_ids.size());
+  expect(rows <= target.rows(), "embeddings fit their buffer");
+  pool_.run(ceil_divide(rows, kRowsPerTask), [&](uint32_t task, uint32_t) {
+    for (uint32_t row = task * kRowsPerTask; row < std::min(rows, (task + 1) * kRowsPerTask); ++row) {
+      const int64_t token = batch_.token_ids[row];
+      if (matrix.has_panels()) {
+        kernels_.read_panel_row(matrix.view(nullptr), token, target.row(row));
+      } else {
+        kernels_.widen(matrix.row(token), matrix.dtype(), matrix.inputs(), target.row(row));
+      }
+    }
+  });
+}
+
+void CpuOps::rms_norm(const Activations& input, uint32_t rows, const WeightVector& weight, float epsilon,
+                      Activations& output) {
+  const FloatRows& source = rows_of(input);
+  FloatRows& target = rows_of(output);
+  const int64_t columns = static_cast<int64_t>(weight.bytes() / sizeof(float));
+  expect(rows <= source.rows() && rows <= target.rows() && columns <= source.stride() && columns <= target.stride(),
+         "norms fit their buffers");
+  pool_.run(ceil_divide(rows, kRowsPerTask), [&](uint32_t task, uint32_t) {
+    for (uint32_t row = task * kRowsPerTask; row < std::min(rows, (task + 1) * kRowsPerTask); ++row) {
+      kernels_.rms_norm(source.row(row), data_of(&weight), epsilon, columns, target.row(row));
+    }
+  });
+}
+
+template <class Multiply>
+void CpuOps::for_tiles(const float* input, int64_t input_stride, uint32_t rows, int64_t panels, float* output,
+                       int64_t output_stride, Multiply multiply) {
+  if (rows == 0) return;
+  // As many rows together as stay in the second-level cache beside the weights, in chunks of nearly equal height
+  const int64_t cached_rows = std::clamp<int64_t>(kCachedInputFloats / input_stride, 32, kMatmulRows);
+  const uint32_t row_chunks = ceil_divide(rows, static_cast<uint32_t>(cached_rows));
+  const uint32_t chunk_rows = (ceil_divide(rows, row_chunks) + 7) / 8 * 8;
+  const bool many = panels / kMatmulPanels >= 3 * int64_t{pool_.num_threads()};
+  const int64_t task_panels = many ? kMatmulPanels : kMatmulPanels / 2;
+  const uint32_t groups = static_cast<uint32_t>((panels + task_panels - 1) / task_panels);
+  pool_.run(ceil_divide(rows, chunk_rows) * groups, [&](uint32_t index, uint32_t thread) {
+    const int64_t chunk = index / groups;
+    const int64_t group = index % groups;
+    MatmulTask task;
+    task.input = input;
+    task.input_stride = input_stride;
+    task.output = output;
+    task.output_stride = output_stride;
+    task.row_begin = chunk * chunk_rows;
+    task.row_end = std::min<int64_t>(rows, task.row_begin + chunk_rows);
+    task.panel_begin = group * task_panels;
+    task.panel_end = std::min(panels, task.panel_begin + task_panels);
+    task.scratch = matmul_scratch_.floats() + thread * kMatmulScratch;
+    multiply(task);
+  });
+}
+
+void CpuOps::linear(const Activations& input, RowRange rows, const Linear& linear, Activations& output) {
+  const FloatRows& source = rows_of(input);
+  FloatRows& target = rows_of(output);
+  const MatmulWeight weight = view_of(linear);
+  expect(rows.first + rows.count <= source.rows() && rows.count <= target.rows() && weight.inputs <= source.stride() &&
+             weight.outputs <= target.stride(),
+         "a matmul fits its buffers");
+  for_tiles(source.row(rows.first), source.stride(), rows.count, matrix_of(linear).num_panels(), target.row(0),
+            target.stride(), [&](const MatmulTask& task) { kernels_.linear(task, weight); });
+}
+
+void CpuOps::linear_add(const Activations& input, RowRange rows, const Linear& linear, Activations& output,
+                        uint32_t output_first) {
+  const FloatRows& source = rows_of(input);
+  FloatRows& target = rows_of(output);
+  const MatmulWeight weight = view_of(linear);
+  expect(rows.first + rows.count <= source.rows() && output_first + rows.count <= target.rows() &&
+             weight.inputs <= source.stride() && weight.outputs <= target.stride(),
+         "a matmul fits its buffers");
+  for_tiles(source.row(rows.first), source.stride(), rows.count, matrix_of(linear).num_panels(),
+            target.row(output_first), target.stride(),
+            [&](const MatmulTask& task) { kernels_.linear_add(task, weight); });
+}
+
+void CpuOps::gated_linear(const Activations& input, RowRange rows, const Linear& gate, const Linear& up,
+                          Activations& output) {
+  const FloatRows& source = rows_of(input);
+  FloatRows& target = rows_of(output);
+  const MatmulWeight gate_weight = view_of(gate);
+  const MatmulWeight up_weight = view_of(up);
+  expect(rows.first + rows.count <= source.rows() && rows.count <= target.rows() &&
+             gate_weight.inputs <= source.stride() && gate_weight.outputs <= target.stride() &&
+             up_weight.outputs == gate_weight.outputs && up_weight.inputs == gate_weight.inputs,
+         "a gated matmul fits its buffers");
+  for_tiles(source.row(rows.first), source.stride(), rows.count, matrix_of(gate).num_panels(), target.row(0),
+            target.stride(), [&](const MatmulTask& task) { kernels_.gated_linear(task, gate_weight, up_weight); });
+}
+
+void CpuOps::rotate_and_store(Activations& qkv, const WeightVector* query_norm, const WeightVector* key_norm,
+                              float epsilon, KvCache& cache, uint32_t layer) {
+  FloatRows& source = rows_of(qkv);
+  const AttentionLayout layout = static_cast<PagedKvCache&>(cache).layer(layer);
+  const uint32_t rows = static_cast<uint32_t>(places_.size());
+  expect(rows <= source.rows(), "rows fit their buffer");
+  const float scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(layout.head_dim)));
+  const uint64_t half = shape_.head_dim / 2;
+  pool_.run(ceil_divide(rows, kRowsPerTask), [&](uint32_t task, uint32_t) {
+    for (uint32_t row = task * kRowsPerTask; row < std::min(rows, (task + 1) * kRowsPerTask); ++row) {
+      const RowPlace& place = places_[row];
+      const SequenceSpan& span = batch_.sequences[place.sequence];
+      RotateTask rotate;
+      rotate.qkv = source.row(row);
+      rotate.cosine = cosine_.floats() + row * half;
+      rotate.sine = sine_.floats() + row * half;
+      rotate.query_norm = data_of(query_norm);
+      rotate.key_norm = data_of(key_norm);
+      rotate.epsilon = epsilon;
+      rotate.query_scale = scale;
+      rotate.block = span.block_table[place.position / layout.block_size];
+      rotate.slot = place.position % layout.block_size;
+      kernels_.rotate_and_store(layout, rotate);
+    }
+  });
+}
+
+void CpuOps::attend(const Activations& qkv, const KvCache& cache, uint32_t layer, uint32_t window,
+                    Activations& output) {
+  const FloatRows& source = rows_of(qkv);
+  FloatRows& target = rows_of(output);
+  const AttentionLayout layout = static_cast<const PagedKvCache&>(cache).layer(layer);
+  expect(places_.size() <= target.rows(), "rows fit their buffer");
+  const uint32_t heads = shape_.num_key_value_heads;
+  pool_.run(static_cast<uint32_t>(tiles_.size()) * heads, [&](uint32_t index, uint32_t thread) {
+    const AttendTile& tile = tiles_[index / heads];
+    const SequenceSpan& span = batch_.sequences[tile.sequence];
+    AttendTask task;
+    task.queries = source.row(uint64_t{span.first_row} + tile.first);
+    task.query_stride = source.stride();
+    task.output = target.row(uint64_t{span.first_row} + tile.first);
+    task.output_stride = target.stride();
+    task.num_rows = tile.rows;
+    task.start_position = int64_t{span.start_position} + tile.first;
+    task.window = window;
+    task.block_table = span.block_table;
+    task.key_value_head = index % heads;
+    task.scratch = attend_scratch_.floats() + thread * attend_floats_;
+    kernels_.attend(layout, task);
+  });
+}
+
+void CpuOps::gather_rows(const Activations& input, std::span<const uint32_t> rows, Activations& output) {
+  const FloatRows& source = rows_of(input);
+  FloatRows& target = rows_of(output);
+  expect(rows.size() <= target.rows() && source.stride() == target.stride(), "gathered rows fit their buffer");
+  for (size_t i = 0; i < rows.size(); ++i) {
+    expect(rows[i] < source.rows(), "gathered rows exist");
+    std::memcpy(target.row(i), source.row(rows[i]), static_cast<size_t>(source.stride()) * sizeof(float));
+  }
+}
+
+void CpuOps::read_linear(const Activations& input, RowRange rows, const Linear& linear, float* out) {
+  const FloatRows& source = rows_of(input);
+  const MatmulWeight weight = view_of(linear);
+  expect(rows.first + rows.count <= source.rows() && weight.inputs <= source.stride(), "a matmul fits its buffers");
+  for_tiles(source.row(rows.first), source.stride(), rows.count, matrix_of(linear).num_panels(), out, weight.outputs,
+            [&](const MatmulTask& task) { kernels_.linear(task, weight); });
+}
+
+uint32_t available_cores() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (::sched_getaffinity(0, sizeof(set), &set) == 0) return static_cast<uint32_t>(std::max(1, CPU_COUNT(&set)));
+  return std::max(1U, std::thread::hardware_concurrency());
+}
+
+const CpuKernels& kernels_of(CpuIsa isa) {
+#if defined(__x86_64__)
+  if (isa == CpuIsa::kAvx2) return avx2_kernels();
+  if (isa == CpuIsa::kAvx512) return avx512_kernels();
+#endif
+  expect(isa == CpuIsa::kScalar, "a chosen instruction set has kernels");
+  return scalar_kernels();
+}
+
+}  // namespace
+
+std::unique_ptr<Ops> make_cpu_ops(const CpuOptions& options) {
+  if (options.num_threads > kMaxThreads) {
+    throw HostError("invalid_num_threads", "num_threads is " + std::to_string(options.num_threads) +
+                                               "; it may be 0 (one for each core) to " + std::to_string(kMaxThreads) + ".");
+  }
+  const uint32_t num_threads = options.num_threads == 0 ? available_cores() : options.num_threads;
+  return std::make_unique<CpuOps>(kernels_of(choose_cpu_isa(options.isa)), num_threads);
+}
+
+}  // namespace kadenz
