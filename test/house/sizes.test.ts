@@ -1,0 +1,28 @@
+import { readFileSync } from 'node:fs';
+import { describe, expect, it } from 'vitest';
+import { filesUnder, repositoryPath } from './files.js';
+
+const MAX_LINES = 400;
+const SOURCES = /\.(ts|mts|mjs|js|cc|h|cu|cuh|py|fbs|sh)$/;
+
+const sources = filesUnder('.', SOURCES);
+
+describe('a source file', () => {
+  it(`has at most ${MAX_LINES} lines`, () => {
+    expect(sources.length).toBeGreaterThan(50);
+    const long = sources
+      .map((path) => ({ path, lines: readFileSync(repositoryPath(path), 'utf8').split('\n').length - 1 }))
+      .filter(({ lines }) => lines > MAX_LINES);
+    expect(long).toEqual([]);
+  });
+
+  it('of src/ and assembly/, and a header of native/, opens with a comment on what it is for', () => {
+    const silent = sources
+      .filter((path) => /^(src|assembly)\/.*\.ts$|^native\/.*\.h$/.test(path))
+      .filter(
+        (path) =>
+          !/^(#!.*\n)?(\/\/|\/\*|#pragma once\n+\/\/)/.test(readFileSync(repositoryPath(path), 'utf8')),
+      );
+    expect(silent).toEqual([]);
+  });
+});

@@ -1,0 +1,12 @@
+import { defineConfig } from 'vitest/config';
+
+// Tests run after `npm run build`: the core is build/core.wasm, the native host build/native, and worker threads load dist/.
+export default defineConfig({
+  test: {
+    include: ['test/**/*.test.ts'],
+    pool: 'forks',
+    maxWorkers: 2,
+    testTimeout: 60_000,
+    hookTimeout: 60_000,
+  },
+});
