@@ -1,0 +1,1 @@
+"""Tools around Kadenz that need Python: model conversion now, the trainers' client later."""

@@ -1,0 +1,53 @@
+"""The comparisons themselves: the transformers double passes them, and each way of being wrong fails them."""
+
+import sys
+from pathlib import Path
+
+import kadenz_cli
+import pytest
+import torch
+from random_models import draw_prompts
+from reference import compare_greedy, compare_scores, generate_greedily
+from test_sampling import chi_square_p_value
+from transformers_double import FAULTS
+
+DOUBLE = [sys.executable, str(Path(__file__).with_name('transformers_double.py'))]
+
+
+def compare_double(model, work_folder, *fault) -> None:
+    folder, reference = model.folder, model.reference
+    prompt = draw_prompts(reference.config.vocab_size, [40], 3)[0]
+    sample = kadenz_cli.generate_greedily(folder, work_folder, [prompt], 64, [*DOUBLE, *fault])[0]
+    compare_greedy(reference, prompt, sample['token_ids'], sample['logprobs'])
+
+
+def test_transformers_itself_passes_the_comparison(small_model, tmp_path):
+    compare_double(small_model, tmp_path)
+    folder, reference = small_model.folder, small_model.reference
+    sequence = draw_prompts(reference.config.vocab_size, [50], 4)[0]
+    compare_scores(reference, sequence, kadenz_cli.score(folder, tmp_path, [sequence], DOUBLE)[0])
+
+
+@pytest.mark.parametrize('fault', FAULTS)
+def test_a_wrong_engine_fails_the_comparison(small_model, tmp_path, fault):
+    with pytest.raises(AssertionError, match='off the reference|the reference says'):
+        compare_double(small_model, tmp_path, '--fault', fault)
+
+
+def test_a_missing_or_nan_log_prob_fails_the_comparison(small_model):
+    reference = small_model.reference
+    prompt = [1, 2, 3]
+    expected = generate_greedily(reference, prompt, 4)
+    with pytest.raises(AssertionError, match='3 log-probs'):
+        compare_greedy(reference, prompt, expected, [0.0] * 3)
+    with pytest.raises(AssertionError, match='off the reference'):
+        compare_greedy(reference, prompt, expected, [float('nan')] * 4)
+
+
+def test_the_chi_square_accepts_the_right_distribution_and_refuses_a_skewed_one():
+    probabilities = torch.softmax(torch.linspace(-3, 2, 40), 0)
+    generator = torch.Generator().manual_seed(1)
+    drawn = torch.multinomial(probabilities, 2000, replacement=True, generator=generator)
+    counts = torch.bincount(drawn, minlength=40)
+    assert chi_square_p_value(counts, probabilities) > 0.01
+    assert chi_square_p_value(counts, torch.softmax(torch.linspace(-3, 2, 40) * 1.4, 0)) < 1e-4
