@@ -5,7 +5,7 @@ import { hold, queueRequest } from "./lifecycle";
 import { putRefusal } from "./output";
 import { findRequest, newRequest, paramsOf } from "./request";
 import { checkSamplingParams, isBias, refusedLimit, refusedValue } from "./sampling_params";
-import { heapAllocate } from "./token_heap";
+import { heapAllocate, heapTakes } from "./token_heap";
 import { Request as WireRequest } from "./wire/generated/command";
 import { ErrorCode, SamplingParams } from "./wire/generated/types";
 
@@ -114,6 +114,9 @@ function accept(c: CoreState, wire: usize, refusal: Refusal): u16 {
   const biasBytes = <usize>WireRequest.bias_token_ids_length(wire) << 2;
   const bytes = <u64>(promptBytes + stopBytes + 2 * biasBytes);
   if (adapter != 0 && !hasAdapter(c, adapter)) return because(refusal, ErrorCode.unknown_adapter, <i64>adapter, 0);
+  // Its own memory and that of one sequence must fit beside each other, or it could never start.
+  const atLeast = heapTakes(bytes) + heapTakes(<u64>promptBytes + 4);
+  if (atLeast > c.heapBytes) return because(refusal, ErrorCode.out_of_token_memory, <i64>atLeast, <i64>c.heapBytes);
   const memoryOfRequest = heapAllocate(c, bytes);
   if (memoryOfRequest == 0) return because(refusal, ErrorCode.queue_full, <i64>(c.heapUsedBytes + bytes), <i64>c.heapBytes);
   const request = newRequest(c, WireRequest.id(wire));

@@ -5,14 +5,14 @@ import { putScores, putToken } from "./output";
 import { registerNextBlock } from "./prefix_cache";
 import { Request, stopTokensOf } from "./request";
 import { appendToken, Sequence, SequenceState } from "./sequence";
-import { sequenceOf, StepRecord } from "./step_record";
+import { oldestRecord, sequenceOf, StepRecord } from "./step_record";
 import { ErrorCode, FinishReason } from "./wire/generated/types";
 
 function isLive(sequence: Sequence): bool {
   return sequence.state == SequenceState.running || sequence.state == SequenceState.waiting;
 }
 
-/** The whole step failed: what it computed is void, so its sequences end; the others go on. */
+/** The whole step failed: what it computed is void, so its sequences end, and those that built on it; the others go on. */
 export function commitFailure(c: CoreState, record: StepRecord, code: u16): void {
   for (let index: u32 = 0; index < record.numSamples; index++) sequenceOf(record.samples, index).samplesInFlight--;
   for (let index: u32 = 0; index < record.numSequences; index++) {
@@ -21,6 +21,25 @@ export function commitFailure(c: CoreState, record: StepRecord, code: u16): void
     if (isLive(sequence)) finishSequence(c, sequence, FinishReason.error, -1, code);
     else if (sequence.stepsInFlight == 0) bury(c, sequence);
   }
+  if (c.numStepsInFlight > 0) failFanOuts(c, record, oldestRecord(c), code);
+}
+
+/** The step behind may have fanned a prompt out that the failed one helped to compute: those samples share its void blocks. */
+function failFanOuts(c: CoreState, failed: StepRecord, behind: StepRecord, code: u16): void {
+  if (behind.isControl) return;
+  let leaderFailed = false;
+  for (let index: u32 = 0; index < behind.numSequences; index++) {
+    const sequence = sequenceOf(behind.sequences, index);
+    if (sequence.fannedOutStep != behind.step) leaderFailed = computes(failed, sequence);
+    else if (leaderFailed && isLive(sequence)) finishSequence(c, sequence, FinishReason.error, -1, code);
+  }
+}
+
+function computes(record: StepRecord, sequence: Sequence): bool {
+  for (let index: u32 = 0; index < record.numSequences; index++) {
+    if (sequenceOf(record.sequences, index) == sequence) return true;
+  }
+  return false;
 }
 
 /** `rowCodes` 0: every row is well. The vectors have been checked against the record. */
@@ -75,7 +94,7 @@ function deliverScores(c: CoreState, record: StepRecord): void {
 
 function deliver(c: CoreState, sequence: Sequence, row: u32, token: i32): void {
   if (<u32>token >= c.vocabSize) {
-    finishSequence(c, sequence, FinishReason.error, -1, ErrorCode.token_out_of_range);
+    finishSequence(c, sequence, FinishReason.error, -1, ErrorCode.token_out_of_range, <i64>token, <i64>c.vocabSize - 1);
     return;
   }
   if (!appendToken(c, sequence, token)) {

@@ -1,7 +1,8 @@
 // Control commands that the host carries out: weights, memory, adapters, groups, shutdown.
 //
 // The state changes when the command is accepted, as if it had been carried out (`projected`), so that a command may build on the one before.
-// The instructions go out one at a time, in order, when nothing else is in flight. If the host fails one, its change is undone.
+// The instructions go out one at a time, in order, when nothing else is in flight. If the host fails one, its change is undone, and so are
+// those behind it, last first: they were accepted as if it had succeeded, and fail with its code. Shutdown alone needs nobody's success.
 import { addAdapter, hasAdapter, removeAdapter, userOf } from "./adapter_table";
 import { CoreState, MAX_ADAPTERS, MAX_PENDING_CONTROLS, Pause } from "./core_state";
 import { finishAll, finishRequest, preemptAll } from "./lifecycle";
@@ -21,6 +22,8 @@ const MAX_NAME_BYTES: u32 = 4096;
 export class Control {
   command: u64;
   version: u64;
+  versionBefore: u64; // of FinishWeightUpdate: the projected version that it replaced
+  usableBefore: bool;
   work: u32; // Work
   adapter: u32;
   tags: u32;
@@ -69,6 +72,8 @@ export function finishWeightUpdate(c: CoreState, id: u64, version: u64, succeede
   if (!control) return;
   control.version = version;
   control.succeeded = succeeded;
+  control.versionBefore = c.projectedWeightVersion;
+  control.usableBefore = c.weightsUsable;
   c.updatingWeights = false;
   c.weightsUsable = succeeded;
   if (succeeded) c.projectedWeightVersion = version;
@@ -105,7 +110,7 @@ export function loadAdapter(c: CoreState, id: u64, table: usize): void {
   if (nameBytes > MAX_NAME_BYTES) return putAck(c, id, ErrorCode.invalid_argument, <i64>nameBytes, <i64>MAX_NAME_BYTES);
   if (pathBytes > MAX_NAME_BYTES) return putAck(c, id, ErrorCode.invalid_argument, <i64>pathBytes, <i64>MAX_NAME_BYTES);
   if (hasAdapter(c, adapter)) return putAck(c, id, ErrorCode.adapter_exists, <i64>adapter);
-  if (c.numAdapters == MAX_ADAPTERS) return putAck(c, id, ErrorCode.too_many_adapters, <i64>c.numAdapters + 1, <i64>MAX_ADAPTERS);
+  if (c.numAdapters >= MAX_ADAPTERS) return putAck(c, id, ErrorCode.too_many_adapters, <i64>c.numAdapters + 1, <i64>MAX_ADAPTERS);
   const strings = heapAllocate(c, <u64>nameBytes + <u64>pathBytes + 1);
   if (strings == 0) return putAck(c, id, ErrorCode.out_of_token_memory);
   const control = enqueue(c, id, Work.LoadAdapter);
@@ -208,13 +213,31 @@ export function writeControl(c: CoreState, buffer: usize): u32 {
   return <u32>(end - buffer);
 }
 
-/** The host has answered the oldest control: acknowledges it, and undoes it when `code` says that it failed. */
+/** The host has answered the oldest control: acknowledges it; when it failed, undoes it and all that was built on it. */
 export function commitControl(c: CoreState, code: u16): void {
+  const control = controlAt(c, c.firstPendingControl);
+  if (code == ErrorCode.none) {
+    carriedOut(c, control);
+    conclude(c, code);
+    return;
+  }
+  const last = controlAt(c, c.firstPendingControl + c.numPendingControls - 1);
+  const keepsLast = last != control && <u8>last.work == Work.Shutdown;
+  const failing = c.numPendingControls - (keepsLast ? 1 : 0);
+  for (let index = failing; index-- > 0; ) undo(c, controlAt(c, c.firstPendingControl + index));
+  // What the host has half done can't be used; a new update mends it.
+  if (<u8>control.work == Work.FinishWeightUpdate) {
+    c.updatingWeights = false;
+    c.weightsUsable = false;
+  }
+  for (let index: u32 = 0; index < failing; index++) conclude(c, code);
+}
+
+/** Acknowledges the oldest control and takes it off the queue. */
+function conclude(c: CoreState, code: u16): void {
   const control = controlAt(c, c.firstPendingControl);
   c.firstPendingControl = (c.firstPendingControl + 1) % MAX_PENDING_CONTROLS;
   c.numPendingControls--;
-  if (code == ErrorCode.none) carriedOut(c, control);
-  else failed(c, control);
   if (control.strings != 0) heapFree(c, control.strings);
   putAck(c, control.command, code);
 }
@@ -229,14 +252,16 @@ function carriedOut(c: CoreState, control: Control): void {
   }
 }
 
-function failed(c: CoreState, control: Control): void {
+/** The state is as if the control had never been accepted. */
+function undo(c: CoreState, control: Control): void {
   switch (<u8>control.work) {
     case Work.BeginWeightUpdate:
       c.updatingWeights = false;
       break;
     case Work.FinishWeightUpdate:
-      c.weightsUsable = false;
-      c.projectedWeightVersion = c.weightVersion;
+      c.updatingWeights = true;
+      c.weightsUsable = control.usableBefore;
+      c.projectedWeightVersion = control.versionBefore;
       break;
     case Work.ReleaseMemory:
       c.released &= ~(<u8>control.tags);

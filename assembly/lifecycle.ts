@@ -99,8 +99,16 @@ export function preemptAll(c: CoreState): void {
   }
 }
 
-/** Ends a live sequence, once, with a reason. */
-export function finishSequence(c: CoreState, sequence: Sequence, reason: u8, stopToken: i32, code: u16): void {
+/** Ends a live sequence, once, with a reason; an error may name the value that was wrong and its limit. */
+export function finishSequence(
+  c: CoreState,
+  sequence: Sequence,
+  reason: u8,
+  stopToken: i32,
+  code: u16,
+  value: i64 = 0,
+  limit: i64 = 0,
+): void {
   ensure(sequence.state != SequenceState.ended && sequence.state != SequenceState.free, "a sample ends once");
   const request = changetype<Request>(sequence.request);
   if (sequence.leads) {
@@ -111,7 +119,7 @@ export function finishSequence(c: CoreState, sequence: Sequence, reason: u8, sto
     while (!changetype<Sequence>(leader).leads) leader = changetype<Sequence>(leader).previousSibling;
     changetype<Sequence>(leader).numFollowers--;
   }
-  putFinish(c, sequence.requestId, sequence.sample, 1, reason, stopToken, code, 0, 0, sequence.preemptions);
+  putFinish(c, sequence.requestId, sequence.sample, 1, reason, stopToken, code, value, limit, sequence.preemptions);
   if (sequence.state == SequenceState.waiting) {
     queueRemove(c, sequence);
     c.numPreempted--;

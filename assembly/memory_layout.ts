@@ -57,7 +57,7 @@ export function layOut(c: CoreState, heapBytes: u64): u64 {
 
   c.eosTokenIds = take(c, MAX_EOS_TOKEN_IDS, 4);
   c.pendingPauses = take(c, MAX_PENDING_PAUSES, 8);
-  c.adapters = take(c, MAX_ADAPTERS, 4);
+  c.adapters = take(c, MAX_ADAPTERS + MAX_PENDING_CONTROLS, 4); // those of unloads that failed come back
   c.controls = take(c, MAX_PENDING_CONTROLS, CONTROL_BYTES);
 
   c.records = take(c, MAX_STEPS_IN_FLIGHT, STEP_RECORD_BYTES);

@@ -1,7 +1,7 @@
 // The waiting queue: a binary heap of entries (requests with unstarted samples, preempted sequences) by key, smallest first.
 // Each entry knows its place, so that an abort takes it out in O(log n).
 import { CoreState } from "./core_state";
-import { Entry, precedes } from "./entry";
+import { Entry, EntryKind, precedes } from "./entry";
 import { ensure } from "./errors";
 
 function at(c: CoreState, index: u32): Entry {
@@ -15,6 +15,17 @@ function place(c: CoreState, index: u32, entry: Entry): void {
 
 export function queueFirst(c: CoreState): Entry {
   return at(c, 0);
+}
+
+/** The first entry that is a preempted sequence, or 0. A walk: only for when sequence records have run out. */
+export function queueFirstSequence(c: CoreState): usize {
+  let first: usize = 0;
+  for (let index: u32 = 0; index < c.numWaitingEntries; index++) {
+    const entry = at(c, index);
+    if (entry.kind != EntryKind.sequence) continue;
+    if (first == 0 || precedes(entry, changetype<Entry>(first))) first = changetype<usize>(entry);
+  }
+  return first;
 }
 
 export function queuePush(c: CoreState, entry: Entry): void {

@@ -58,8 +58,14 @@ function isLogprobs(c: CoreState, count: i32): bool {
   return count >= -1 && count <= <i32>c.maxLogprobs;
 }
 
-/** The value that a refusal names, for those of integer type, and the limit beside it. */
+/** The value that a refusal names (of a float its bits), and the limit beside it. */
 export function refusedValue(code: u16, params: usize): i64 {
+  if (code == ErrorCode.invalid_temperature) return <i64>SamplingParams.temperature_bits(params);
+  if (code == ErrorCode.invalid_top_p) return <i64>SamplingParams.top_p_bits(params);
+  if (code == ErrorCode.invalid_min_p) return <i64>SamplingParams.min_p_bits(params);
+  if (code == ErrorCode.invalid_repetition_penalty) return <i64>SamplingParams.repetition_penalty_bits(params);
+  if (code == ErrorCode.invalid_presence_penalty) return <i64>SamplingParams.presence_penalty_bits(params);
+  if (code == ErrorCode.invalid_frequency_penalty) return <i64>SamplingParams.frequency_penalty_bits(params);
   if (code == ErrorCode.invalid_top_k) return <i64>SamplingParams.top_k(params);
   if (code == ErrorCode.invalid_max_tokens) return <i64>SamplingParams.max_tokens(params);
   if (code == ErrorCode.invalid_min_tokens) return <i64>SamplingParams.min_tokens(params);

@@ -14,7 +14,7 @@ import { putStart } from "./output";
 import { clearPlan, hasRoomForShared, hasRoomToOpen, planOpen, planRows, planSample, planScore } from "./plan";
 import { lookUpPrefix } from "./prefix_cache";
 import { numUnstarted, paramsOf, promptOf, Request } from "./request";
-import { queueFirst, queueRemove } from "./request_queue";
+import { queueFirst, queueFirstSequence, queueRemove } from "./request_queue";
 import { compactRunning, insertRunning, newSequence, runningAt, Sequence, SequenceState, takeSlot } from "./sequence";
 import { nextRecord, recordSample, recordScored, recordSequence, StepRecord } from "./step_record";
 import { ErrorCode, FinishReason, SamplingParams } from "./wire/generated/types";
@@ -129,6 +129,8 @@ function fanOut(c: CoreState, record: StepRecord, leader: Sequence): void {
     }
     follower.state = SequenceState.running;
     follower.computed = leader.computed;
+    follower.fannedOutStep = c.step;
+    follower.skipsCache = leader.skipsCache;
     follower.lastPlannedStep = c.step;
     follower.stepsInFlight++;
     for (let index: u32 = 0; index < leader.numBlocks; index++) appendShared(c, follower, blockOf(leader, index));
@@ -171,9 +173,12 @@ function reservedBlocks(c: CoreState): u32 {
 function admitWaiting(c: CoreState, record: StepRecord, budgetAtStart: u32): void {
   let budget = budgetAtStart;
   let reserved = reservedBlocks(c);
-  while (budget > 0 && c.numWaitingEntries > 0 && c.numFreeSlots > 0 && c.numFreeSequences > 0) {
+  while (budget > 0 && c.numWaitingEntries > 0 && c.numFreeSlots > 0) {
     compactRunning(c);
-    const entry = queueFirst(c);
+    // Without a free record no request can start; the preempted sequences have theirs, and must not wait for one.
+    const next = c.numFreeSequences > 0 ? changetype<usize>(queueFirst(c)) : queueFirstSequence(c);
+    if (next == 0) return;
+    const entry = changetype<Entry>(next);
     const isRequest = entry.kind == EntryKind.request;
     if (!isRequest && changetype<Sequence>(changetype<usize>(entry)).stepsInFlight > 0) return;
     const request = isRequest

@@ -27,6 +27,7 @@ export class Sequence extends Entry {
   chainHash: u64; // of the last registered block (prefix_cache.ts)
   chainSerial: u64;
   lastPlannedStep: u64;
+  fannedOutStep: u64; // of a former follower: the step in which it took its leader's prompt over
   request: usize;
   tokens: usize;
   blockTable: usize;

@@ -55,6 +55,11 @@ function orderFor(bytes: u64): u32 {
   return 64 - <u32>clz<u64>(bytes - 1) - MIN_SHIFT;
 }
 
+/** What an allocation of `bytes` really takes. */
+export function heapTakes(bytes: u64): u64 {
+  return (<u64>1) << (orderFor(bytes) + MIN_SHIFT);
+}
+
 /** Memory for `bytes`, or 0 when there is none. */
 export function heapAllocate(c: CoreState, bytes: u64): usize {
   const order = orderFor(bytes);

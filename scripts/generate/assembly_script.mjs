@@ -156,7 +156,9 @@ function writeCheck(schema, table, field) {
     case 'union': {
       const members = field.union.values.filter((value) => value.object >= 0 && value.value !== 0n);
       return [
-        `    if (${name}_type(table) != 0) {`,
+        `    if (${name}_type(table) == 0) {`,
+        `      if (wire.field_at(table, ${slot}) != 0) return false;`,
+        '    } else {',
         `      const child = wire.verified_table_at(buffer, end, table, ${slot});`,
         '      if (child == 0) return false;',
         `      switch (${name}_type(table)) {`,
