@@ -1,13 +1,14 @@
 // The adapters that requests may name, in the order in which they were loaded.
-import { CoreState } from "./core_state";
-import { Request } from "./request";
+import { CoreState } from './core_state';
+import { Request } from './request';
 
 function at(c: CoreState, index: u32): usize {
-  return c.adapters + (<usize>index << 2);
+  return c.adapters + ((<usize>index) << 2);
 }
 
 export function hasAdapter(c: CoreState, adapter: u32): bool {
-  for (let index: u32 = 0; index < c.numAdapters; index++) if (load<u32>(at(c, index)) == adapter) return true;
+  for (let index: u32 = 0; index < c.numAdapters; index++)
+    if (load<u32>(at(c, index)) == adapter) return true;
   return false;
 }
 
@@ -27,6 +28,7 @@ export function removeAdapter(c: CoreState, adapter: u32): void {
 /** The first live request that names the adapter, or 0. */
 export function userOf(c: CoreState, adapter: u32): usize {
   let request = c.firstLive;
-  while (request != 0 && changetype<Request>(request).adapter != adapter) request = changetype<Request>(request).nextLive;
+  while (request != 0 && changetype<Request>(request).adapter != adapter)
+    request = changetype<Request>(request).nextLive;
   return request;
 }

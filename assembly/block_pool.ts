@@ -3,8 +3,8 @@
 //   cached  nobody owns it, its content may be hit            (a list, oldest first; `lastUsed` counts upwards along it)
 //   held    `owners` sequences have it in their table
 // Taking a block prefers free ones, then evicts the oldest cached one.
-import { CoreState } from "./core_state";
-import { ensure } from "./errors";
+import { CoreState } from './core_state';
+import { ensure } from './errors';
 
 @unmanaged
 export class Block {
@@ -33,11 +33,11 @@ export function numAvailableBlocks(c: CoreState): u32 {
 }
 
 export function pushFree(c: CoreState, index: u32): void {
-  store<u32>(c.freeBlocks + (<usize>(c.numFreeBlocks++) << 2), index);
+  store<u32>(c.freeBlocks + (c.numFreeBlocks++ << 2), index);
 }
 
 export function popFree(c: CoreState): u32 {
-  return load<u32>(c.freeBlocks + (<usize>(--c.numFreeBlocks) << 2));
+  return load<u32>(c.freeBlocks + (--c.numFreeBlocks << 2));
 }
 
 export function appendCached(c: CoreState, index: u32): void {
@@ -54,7 +54,7 @@ export function appendCached(c: CoreState, index: u32): void {
 
 export function removeCached(c: CoreState, index: u32): void {
   const block = blockAt(c, index);
-  ensure(block.cached && block.owners == 0, "a cached block has no owner");
+  ensure(block.cached && block.owners == 0, 'a cached block has no owner');
   if (block.previous != 0) blockAt(c, block.previous - 1).next = block.next;
   else c.firstCached = block.next;
   if (block.next != 0) blockAt(c, block.next - 1).previous = block.previous;
@@ -73,7 +73,7 @@ export function shareBlock(c: CoreState, index: u32): void {
 /** One owner less. The last one leaves it to the cache when its content is registered there. */
 export function releaseBlock(c: CoreState, index: u32): void {
   const block = blockAt(c, index);
-  ensure(block.owners > 0, "a block is released by an owner");
+  ensure(block.owners > 0, 'a block is released by an owner');
   if (--block.owners > 0) return;
   if (block.registered) appendCached(c, index);
   else pushFree(c, index);

@@ -1,13 +1,13 @@
 // A sequence's block table: entry i holds the positions [i * block_size, (i + 1) * block_size). The host has a copy of it per slot,
 // kept up to date by the table changes of each plan.
-import { blockAt, releaseBlock, shareBlock } from "./block_pool";
-import { CoreState } from "./core_state";
-import { planCopy, planTableChange } from "./plan";
-import { takeBlock } from "./prefix_cache";
-import { Sequence } from "./sequence";
+import { blockAt, releaseBlock, shareBlock } from './block_pool';
+import { CoreState } from './core_state';
+import { planCopy, planTableChange } from './plan';
+import { takeBlock } from './prefix_cache';
+import { Sequence } from './sequence';
 
 export function blockOf(sequence: Sequence, index: u32): u32 {
-  return load<u32>(sequence.blockTable + (<usize>index << 2));
+  return load<u32>(sequence.blockTable + ((<usize>index) << 2));
 }
 
 export function blocksFor(c: CoreState, tokens: u32): u32 {
@@ -15,7 +15,7 @@ export function blocksFor(c: CoreState, tokens: u32): u32 {
 }
 
 function setEntry(c: CoreState, sequence: Sequence, index: u32, block: u32): void {
-  store<u32>(sequence.blockTable + (<usize>index << 2), block);
+  store<u32>(sequence.blockTable + ((<usize>index) << 2), block);
   planTableChange(c, sequence.slot, index, block);
 }
 

@@ -1,12 +1,12 @@
 // What a result changes: blocks become hits for others, tokens are delivered, samples end.
-import { CoreState } from "./core_state";
-import { bury, finishSequence } from "./lifecycle";
-import { putScores, putToken } from "./output";
-import { registerNextBlock } from "./prefix_cache";
-import { Request, stopTokensOf } from "./request";
-import { appendToken, Sequence, SequenceState } from "./sequence";
-import { oldestRecord, sequenceOf, StepRecord } from "./step_record";
-import { ErrorCode, FinishReason } from "./wire/generated/types";
+import { CoreState } from './core_state';
+import { bury, finishSequence } from './lifecycle';
+import { putScores, putToken } from './output';
+import { registerNextBlock } from './prefix_cache';
+import { Request, stopTokensOf } from './request';
+import { appendToken, Sequence, SequenceState } from './sequence';
+import { oldestRecord, StepRecord, sequenceOf } from './step_record';
+import { ErrorCode, FinishReason } from './wire/generated/types';
 
 function isLive(sequence: Sequence): bool {
   return sequence.state == SequenceState.running || sequence.state == SequenceState.waiting;
@@ -14,7 +14,8 @@ function isLive(sequence: Sequence): bool {
 
 /** The whole step failed: what it computed is void, so its sequences end, and those that built on it; the others go on. */
 export function commitFailure(c: CoreState, record: StepRecord, code: u16): void {
-  for (let index: u32 = 0; index < record.numSamples; index++) sequenceOf(record.samples, index).samplesInFlight--;
+  for (let index: u32 = 0; index < record.numSamples; index++)
+    sequenceOf(record.samples, index).samplesInFlight--;
   for (let index: u32 = 0; index < record.numSequences; index++) {
     const sequence = sequenceOf(record.sequences, index);
     sequence.stepsInFlight--;
@@ -44,11 +45,15 @@ function computes(record: StepRecord, sequence: Sequence): bool {
 
 /** `rowCodes` 0: every row is well. The vectors have been checked against the record. */
 export function commitSamples(c: CoreState, record: StepRecord, tokens: usize, rowCodes: usize): void {
+  if (rowCodes != 0) distrustFailedRows(record, rowCodes);
   for (let index: u32 = 0; index < record.numSequences; index++) {
     const sequence = sequenceOf(record.sequences, index);
     sequence.stepsInFlight--;
-    if (sequence.state == SequenceState.running && load<u32>(record.epochs + (<usize>index << 2)) == sequence.epoch) {
-      registerCommitted(c, sequence, load<u32>(record.ends + (<usize>index << 2)));
+    if (
+      sequence.state == SequenceState.running &&
+      load<u32>(record.epochs + ((<usize>index) << 2)) == sequence.epoch
+    ) {
+      registerCommitted(c, sequence, load<u32>(record.ends + ((<usize>index) << 2)));
     }
   }
   deliverScores(c, record);
@@ -56,14 +61,23 @@ export function commitSamples(c: CoreState, record: StepRecord, tokens: usize, r
     const sequence = sequenceOf(record.samples, index);
     sequence.samplesInFlight--;
     if (!isLive(sequence)) continue;
-    const code = rowCodes != 0 ? load<u16>(rowCodes + (<usize>index << 1)) : ErrorCode.none;
+    const code = rowCodes != 0 ? load<u16>(rowCodes + ((<usize>index) << 1)) : ErrorCode.none;
     if (code != ErrorCode.none) finishSequence(c, sequence, FinishReason.error, -1, code);
-    else deliver(c, sequence, index, load<i32>(tokens + (<usize>index << 2)));
+    else deliver(c, sequence, index, load<i32>(tokens + ((<usize>index) << 2)));
   }
   for (let index: u32 = 0; index < record.numSequences; index++) {
     const sequence = sequenceOf(record.sequences, index);
     if (sequence.state == SequenceState.ended && sequence.stepsInFlight == 0) bury(c, sequence);
-    else if (endsWithoutOutput(record, sequence, index)) finishSequence(c, sequence, FinishReason.length, -1, ErrorCode.none);
+    else if (endsWithoutOutput(record, sequence, index))
+      finishSequence(c, sequence, FinishReason.length, -1, ErrorCode.none);
+  }
+}
+
+/** What made a row fail (NaN) may stand in the KV behind it: others must not hit that. */
+function distrustFailedRows(record: StepRecord, rowCodes: usize): void {
+  for (let index: u32 = 0; index < record.numSamples; index++) {
+    if (load<u16>(rowCodes + ((<usize>index) << 1)) != ErrorCode.none)
+      sequenceOf(record.samples, index).skipsCache = true;
   }
 }
 
@@ -72,8 +86,8 @@ function endsWithoutOutput(record: StepRecord, sequence: Sequence, index: u32): 
   return (
     sequence.state == SequenceState.running &&
     sequence.maxTotal == sequence.numPromptTokens &&
-    load<u32>(record.epochs + (<usize>index << 2)) == sequence.epoch &&
-    load<u32>(record.ends + (<usize>index << 2)) == sequence.maxTotal
+    load<u32>(record.epochs + ((<usize>index) << 2)) == sequence.epoch &&
+    load<u32>(record.ends + ((<usize>index) << 2)) == sequence.maxTotal
   );
 }
 
@@ -85,16 +99,30 @@ function registerCommitted(c: CoreState, sequence: Sequence, end: u32): void {
 
 function deliverScores(c: CoreState, record: StepRecord): void {
   for (let index: u32 = 0; index < record.numScored; index++) {
-    const at = <usize>index << 2;
+    const at = (<usize>index) << 2;
     const request = changetype<Request>(<usize>load<u32>(record.scoredRequests + at));
     if (!request.live || request.arrival != load<u64>(record.scoredArrivals + (at << 1))) continue;
-    putScores(c, request.id, load<u32>(record.scoredPositions + at), load<u32>(record.scoredFirst + at), load<u32>(record.scoredCounts + at));
+    putScores(
+      c,
+      request.id,
+      load<u32>(record.scoredPositions + at),
+      load<u32>(record.scoredFirst + at),
+      load<u32>(record.scoredCounts + at),
+    );
   }
 }
 
 function deliver(c: CoreState, sequence: Sequence, row: u32, token: i32): void {
   if (<u32>token >= c.vocabSize) {
-    finishSequence(c, sequence, FinishReason.error, -1, ErrorCode.token_out_of_range, <i64>token, <i64>c.vocabSize - 1);
+    finishSequence(
+      c,
+      sequence,
+      FinishReason.error,
+      -1,
+      ErrorCode.token_out_of_range,
+      <i64>token,
+      <i64>c.vocabSize - 1,
+    );
     return;
   }
   if (!appendToken(c, sequence, token)) {
@@ -113,13 +141,13 @@ function deliver(c: CoreState, sequence: Sequence, row: u32, token: i32): void {
 function isStop(c: CoreState, sequence: Sequence, token: i32): bool {
   if (!sequence.ignoreEos) {
     for (let index: u32 = 0; index < c.numEosTokenIds; index++) {
-      if (load<i32>(c.eosTokenIds + (<usize>index << 2)) == token) return true;
+      if (load<i32>(c.eosTokenIds + ((<usize>index) << 2)) == token) return true;
     }
   }
   const request = changetype<Request>(sequence.request);
   const stops = stopTokensOf(request);
   for (let index: u32 = 0; index < request.numStopTokens; index++) {
-    if (load<i32>(stops + (<usize>index << 2)) == token) return true;
+    if (load<i32>(stops + ((<usize>index) << 2)) == token) return true;
   }
   return false;
 }

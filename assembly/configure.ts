@@ -1,13 +1,13 @@
 // Configure: the first command. Checks the configuration, lays the memory out and fills the free lists.
-import { pushFree } from "./block_pool";
-import { CORE_ADDRESS, CoreState, MAX_EOS_TOKEN_IDS, MAX_STEPS_IN_FLIGHT } from "./core_state";
-import { putAck } from "./output";
-import { defaultHeapBytes, layOut, MAX_LOGPROBS } from "./memory_layout";
-import { REQUEST_BYTES } from "./request";
-import { SEQUENCE_BYTES } from "./sequence";
-import { heapInit } from "./token_heap";
-import { Configure } from "./wire/generated/command";
-import { ErrorCode } from "./wire/generated/types";
+import { pushFree } from './block_pool';
+import { CORE_ADDRESS, CoreState, MAX_EOS_TOKEN_IDS, MAX_STEPS_IN_FLIGHT } from './core_state';
+import { defaultHeapBytes, layOut, MAX_LOGPROBS } from './memory_layout';
+import { putAck } from './output';
+import { REQUEST_BYTES } from './request';
+import { SEQUENCE_BYTES } from './sequence';
+import { heapInit } from './token_heap';
+import { Configure } from './wire/generated/command';
+import { ErrorCode } from './wire/generated/types';
 
 const MAX_SEQS: u32 = 1 << 16;
 const MAX_ROWS: u32 = 1 << 20;
@@ -43,7 +43,7 @@ export function shape(
     (blockSize & (blockSize - 1)) == 0;
   if (!fits) return false;
   c.blockShift = ctz<u32>(blockSize);
-  c.lengthLimit = <u32>min<u64>(<u64>maxModelLen, <u64>numBlocks << c.blockShift);
+  c.lengthLimit = <u32>min<u64>(<u64>maxModelLen, (<u64>numBlocks) << c.blockShift);
   c.maxBlocksPerSequence = (c.lengthLimit + blockSize - 1) >> c.blockShift;
   return true;
 }
@@ -63,10 +63,10 @@ export function configure(c: CoreState, id: u64, table: usize): void {
   if (!readConfig(c, table)) return refuse(c, id);
   const heapBytes = Configure.token_heap_bytes(table);
   const needed = bytesFor(c, heapBytes);
-  if (needed == 0 || needed > <u64>memory.size() << 16) return refuse(c, id);
+  if (needed == 0 || needed > (<u64>memory.size()) << 16) return refuse(c, id);
   c.configured = true;
   layOut(c, heapBytes != 0 ? heapBytes : defaultHeapBytes(c));
-  memory.copy(c.eosTokenIds, Configure.eos_token_ids(table), <usize>c.numEosTokenIds << 2);
+  memory.copy(c.eosTokenIds, Configure.eos_token_ids(table), (<usize>c.numEosTokenIds) << 2);
   c.weightsUsable = true;
   fillFreeLists(c);
   heapInit(c);
@@ -108,11 +108,14 @@ function readConfig(c: CoreState, table: usize): bool {
 /** Stacks are filled downwards, so that the first to be taken is number 0. */
 function fillFreeLists(c: CoreState): void {
   for (let index = c.numBlocks; index-- > 0; ) pushFree(c, index);
-  for (let index = c.maxNumSeqs; index-- > 0; ) store<u32>(c.freeSlots + (<usize>(c.numFreeSlots++) << 2), index);
+  for (let index = c.maxNumSeqs; index-- > 0; ) store<u32>(c.freeSlots + (c.numFreeSlots++ << 2), index);
   for (let index = c.numSequenceRecords; index-- > 0; ) {
-    store<u32>(c.freeSequences + (<usize>(c.numFreeSequences++) << 2), <u32>(c.sequences + <usize>index * SEQUENCE_BYTES));
+    store<u32>(
+      c.freeSequences + (c.numFreeSequences++ << 2),
+      <u32>(c.sequences + <usize>index * SEQUENCE_BYTES),
+    );
   }
   for (let index = c.maxNumRequests; index-- > 0; ) {
-    store<u32>(c.freeRequests + (<usize>(c.numFreeRequests++) << 2), <u32>(c.requests + <usize>index * REQUEST_BYTES));
+    store<u32>(c.freeRequests + (c.numFreeRequests++ << 2), <u32>(c.requests + <usize>index * REQUEST_BYTES));
   }
 }

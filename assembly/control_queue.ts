@@ -3,17 +3,17 @@
 // The state changes when the command is accepted, as if it had been carried out (`projected`), so that a command may build on the one before.
 // The instructions go out one at a time, in order, when nothing else is in flight. If the host fails one, its change is undone, and so are
 // those behind it, last first: they were accepted as if it had succeeded, and fail with its code. Shutdown alone needs nobody's success.
-import { addAdapter, hasAdapter, removeAdapter, userOf } from "./adapter_table";
-import { CoreState, MAX_ADAPTERS, MAX_PENDING_CONTROLS, Pause } from "./core_state";
-import { finishAll, finishRequest, preemptAll } from "./lifecycle";
-import { putAck } from "./output";
-import { forgetPrefixes } from "./prefix_cache";
-import { Request } from "./request";
-import { runningAt } from "./sequence";
-import { heapAllocate, heapFree } from "./token_heap";
-import * as command from "./wire/generated/command";
-import { Instruction, Work } from "./wire/generated/instruction";
-import { ErrorCode, FinishReason } from "./wire/generated/types";
+import { addAdapter, hasAdapter, removeAdapter, userOf } from './adapter_table';
+import { CoreState, MAX_ADAPTERS, MAX_PENDING_CONTROLS, Pause } from './core_state';
+import { finishAll, finishRequest, preemptAll } from './lifecycle';
+import { putAck } from './output';
+import { forgetPrefixes } from './prefix_cache';
+import { Request } from './request';
+import { runningAt } from './sequence';
+import { heapAllocate, heapFree } from './token_heap';
+import * as command from './wire/generated/command';
+import { Instruction, Work } from './wire/generated/instruction';
+import { ErrorCode, FinishReason } from './wire/generated/types';
 
 const ALL_TAGS: u8 = command.MemoryTags.kv_cache | command.MemoryTags.weights;
 const MAX_NAME_BYTES: u32 = 4096;
@@ -59,7 +59,8 @@ function enqueue(c: CoreState, id: u64, work: u8): Control | null {
 export function beginWeightUpdate(c: CoreState, id: u64): void {
   if (c.updatingWeights) return putAck(c, id, ErrorCode.weight_update_in_progress);
   if ((c.released & command.MemoryTags.weights) != 0) return putAck(c, id, ErrorCode.memory_released);
-  if (c.pause != Pause.paused && c.numLive > 0) return putAck(c, id, ErrorCode.requests_running, <i64>c.numLive);
+  if (c.pause != Pause.paused && c.numLive > 0)
+    return putAck(c, id, ErrorCode.requests_running, <i64>c.numLive);
   if (enqueue(c, id, Work.BeginWeightUpdate)) c.updatingWeights = true;
 }
 
@@ -80,7 +81,8 @@ export function finishWeightUpdate(c: CoreState, id: u64, version: u64, succeede
 }
 
 export function releaseMemory(c: CoreState, id: u64, tags: u8, abortRunning: bool): void {
-  if (tags == 0 || tags > ALL_TAGS) return putAck(c, id, ErrorCode.invalid_argument, <i64>tags, <i64>ALL_TAGS);
+  if (tags == 0 || tags > ALL_TAGS)
+    return putAck(c, id, ErrorCode.invalid_argument, <i64>tags, <i64>ALL_TAGS);
   if ((c.released & tags) != 0) return putAck(c, id, ErrorCode.memory_released);
   const control = enqueue(c, id, Work.ReleaseMemory);
   if (!control) return;
@@ -94,7 +96,8 @@ export function releaseMemory(c: CoreState, id: u64, tags: u8, abortRunning: boo
 }
 
 export function resumeMemory(c: CoreState, id: u64, tags: u8): void {
-  if (tags == 0 || tags > ALL_TAGS) return putAck(c, id, ErrorCode.invalid_argument, <i64>tags, <i64>ALL_TAGS);
+  if (tags == 0 || tags > ALL_TAGS)
+    return putAck(c, id, ErrorCode.invalid_argument, <i64>tags, <i64>ALL_TAGS);
   if ((c.released & tags) != tags) return putAck(c, id, ErrorCode.memory_not_released);
   const control = enqueue(c, id, Work.ResumeMemory);
   if (!control) return;
@@ -107,10 +110,13 @@ export function loadAdapter(c: CoreState, id: u64, table: usize): void {
   const nameBytes = command.LoadAdapter.name_length(table);
   const pathBytes = command.LoadAdapter.path_length(table);
   if (adapter == 0) return putAck(c, id, ErrorCode.invalid_argument);
-  if (nameBytes > MAX_NAME_BYTES) return putAck(c, id, ErrorCode.invalid_argument, <i64>nameBytes, <i64>MAX_NAME_BYTES);
-  if (pathBytes > MAX_NAME_BYTES) return putAck(c, id, ErrorCode.invalid_argument, <i64>pathBytes, <i64>MAX_NAME_BYTES);
+  if (nameBytes > MAX_NAME_BYTES)
+    return putAck(c, id, ErrorCode.invalid_argument, <i64>nameBytes, <i64>MAX_NAME_BYTES);
+  if (pathBytes > MAX_NAME_BYTES)
+    return putAck(c, id, ErrorCode.invalid_argument, <i64>pathBytes, <i64>MAX_NAME_BYTES);
   if (hasAdapter(c, adapter)) return putAck(c, id, ErrorCode.adapter_exists, <i64>adapter);
-  if (c.numAdapters >= MAX_ADAPTERS) return putAck(c, id, ErrorCode.too_many_adapters, <i64>c.numAdapters + 1, <i64>MAX_ADAPTERS);
+  if (c.numAdapters >= MAX_ADAPTERS)
+    return putAck(c, id, ErrorCode.too_many_adapters, <i64>c.numAdapters + 1, <i64>MAX_ADAPTERS);
   const strings = heapAllocate(c, <u64>nameBytes + <u64>pathBytes + 1);
   if (strings == 0) return putAck(c, id, ErrorCode.out_of_token_memory);
   const control = enqueue(c, id, Work.LoadAdapter);
@@ -188,8 +194,18 @@ export function writeControl(c: CoreState, buffer: usize): u32 {
     case Work.LoadAdapter:
       child = command.LoadAdapter.start(at);
       command.LoadAdapter.set_adapter(child, control.adapter);
-      end = command.LoadAdapter.put_name(child, command.LoadAdapter.end_of(child), control.strings, control.nameBytes);
-      end = command.LoadAdapter.put_path(child, end, control.strings + <usize>control.nameBytes, control.pathBytes);
+      end = command.LoadAdapter.put_name(
+        child,
+        command.LoadAdapter.end_of(child),
+        control.strings,
+        control.nameBytes,
+      );
+      end = command.LoadAdapter.put_path(
+        child,
+        end,
+        control.strings + <usize>control.nameBytes,
+        control.pathBytes,
+      );
       break;
     case Work.UnloadAdapter:
       child = command.UnloadAdapter.start(at);

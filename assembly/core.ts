@@ -1,7 +1,7 @@
 // The core: apply a command, schedule an instruction, commit a result. All branching on what enters is here; each branch is one call.
-import { addRequest } from "./admission";
-import { commitFailure, commitSamples } from "./commit";
-import { configure } from "./configure";
+import { addRequest } from './admission';
+import { commitFailure, commitSamples } from './commit';
+import { configure } from './configure';
 import {
   beginWeightUpdate,
   commitControl,
@@ -13,21 +13,24 @@ import {
   shutDown,
   unloadAdapter,
   writeControl,
-} from "./control_queue";
-import { CoreState, Pause } from "./core_state";
-import { digestOf } from "./digest";
-import { finishAll, finishRequest, preemptAll } from "./lifecycle";
-import { putAck, takeOutput } from "./output";
-import { pause, resume, settlePause } from "./pause";
-import { writePlan } from "./plan";
-import { forgetPrefixes } from "./prefix_cache";
-import { findRequest, Request } from "./request";
-import { planStep } from "./scheduler";
-import { compactRunning } from "./sequence";
-import { clearRecord, nextRecord, nextRecordIndex, oldestRecord } from "./step_record";
-import * as command from "./wire/generated/command";
-import { Result } from "./wire/generated/result";
-import { ErrorCode, FinishReason } from "./wire/generated/types";
+} from './control_queue';
+import { CoreState, Pause } from './core_state';
+import { digestOf } from './digest';
+import { finishAll, finishRequest, preemptAll } from './lifecycle';
+import { putAck, takeOutput } from './output';
+import { pause, resume, settlePause } from './pause';
+import { writePlan } from './plan';
+import { forgetPrefixes } from './prefix_cache';
+import { findRequest, Request } from './request';
+import { planStep } from './scheduler';
+import { compactRunning } from './sequence';
+import { clearRecord, nextRecord, nextRecordIndex, oldestRecord } from './step_record';
+import * as command from './wire/generated/command';
+import { Result } from './wire/generated/result';
+import { ErrorCode, FinishReason } from './wire/generated/types';
+
+/** Codes above it are of no version that this core knows. */
+const LAST_CODE: u16 = ErrorCode.too_many_steps_in_flight;
 
 /** Carries out one command; everything about it is in the Output, refusals too. */
 export function apply(c: CoreState, buffer: usize, bytes: u32): usize {
@@ -36,7 +39,12 @@ export function apply(c: CoreState, buffer: usize, bytes: u32): usize {
     return takeOutput(c);
   }
   const message = command.Command.root(buffer);
-  carryOut(c, command.Command.id(message), command.Command.payload_type(message), command.Command.payload(message));
+  carryOut(
+    c,
+    command.Command.id(message),
+    command.Command.payload_type(message),
+    command.Command.payload(message),
+  );
   if (c.configured) {
     compactRunning(c);
     settlePause(c);
@@ -62,9 +70,19 @@ function carryOut(c: CoreState, id: u64, type: u8, table: usize): void {
     case command.CommandPayload.BeginWeightUpdate:
       return beginWeightUpdate(c, id);
     case command.CommandPayload.FinishWeightUpdate:
-      return finishWeightUpdate(c, id, command.FinishWeightUpdate.version(table), command.FinishWeightUpdate.succeeded(table));
+      return finishWeightUpdate(
+        c,
+        id,
+        command.FinishWeightUpdate.version(table),
+        command.FinishWeightUpdate.succeeded(table),
+      );
     case command.CommandPayload.ReleaseMemory:
-      return releaseMemory(c, id, command.ReleaseMemory.tags(table), command.ReleaseMemory.abort_running(table));
+      return releaseMemory(
+        c,
+        id,
+        command.ReleaseMemory.tags(table),
+        command.ReleaseMemory.abort_running(table),
+      );
     case command.CommandPayload.ResumeMemory:
       return resumeMemory(c, id, command.ResumeMemory.tags(table));
     case command.CommandPayload.LoadAdapter:
@@ -82,8 +100,10 @@ function carryOut(c: CoreState, id: u64, type: u8, table: usize): void {
 
 function addRequests(c: CoreState, id: u64, table: usize): void {
   const count = command.AddRequests.requests_length(table);
-  if (count > c.maxNumRequests) return putAck(c, id, ErrorCode.invalid_argument, <i64>count, <i64>c.maxNumRequests);
-  for (let index: u32 = 0; index < count; index++) addRequest(c, command.AddRequests.requests_at(table, index));
+  if (count > c.maxNumRequests)
+    return putAck(c, id, ErrorCode.invalid_argument, <i64>count, <i64>c.maxNumRequests);
+  for (let index: u32 = 0; index < count; index++)
+    addRequest(c, command.AddRequests.requests_at(table, index));
   putAck(c, id, ErrorCode.none);
 }
 
@@ -92,7 +112,7 @@ function abortRequests(c: CoreState, id: u64, table: usize): void {
   const count = command.AbortRequests.request_ids_length(table);
   const ids = command.AbortRequests.request_ids(table);
   for (let index: u32 = 0; index < count; index++) {
-    const request = findRequest(c, load<u64>(ids + (<usize>index << 3)));
+    const request = findRequest(c, load<u64>(ids + ((<usize>index) << 3)));
     if (request != 0) finishRequest(c, changetype<Request>(request), FinishReason.abort, ErrorCode.none);
   }
   putAck(c, id, ErrorCode.none);
@@ -160,7 +180,12 @@ export function commit(c: CoreState, buffer: usize, bytes: u32): usize {
   } else if (Result.code(result) != ErrorCode.none) {
     commitFailure(c, record, Result.code(result));
   } else {
-    commitSamples(c, record, Result.token_ids(result), Result.row_code_length(result) > 0 ? Result.row_code(result) : 0);
+    commitSamples(
+      c,
+      record,
+      Result.token_ids(result),
+      Result.row_code_length(result) > 0 ? Result.row_code(result) : 0,
+    );
   }
   compactRunning(c);
   settlePause(c);
@@ -174,10 +199,15 @@ function judgeResult(c: CoreState, buffer: usize, bytes: u32): u16 {
   if (c.numStepsInFlight == 0) return ErrorCode.result_unexpected;
   const record = oldestRecord(c);
   if (Result.step(result) != record.step) return ErrorCode.result_unexpected;
+  if (Result.code(result) > LAST_CODE) return ErrorCode.result_malformed;
   if (record.isControl || Result.code(result) != ErrorCode.none) return ErrorCode.none;
   const rowCodes = Result.row_code_length(result);
   if (Result.token_ids_length(result) != record.numSamples) return ErrorCode.result_malformed;
   if (rowCodes != 0 && rowCodes != record.numSamples) return ErrorCode.result_malformed;
+  for (let index: u32 = 0; index < rowCodes; index++) {
+    if (load<u16>(Result.row_code(result) + ((<usize>index) << 1)) > LAST_CODE)
+      return ErrorCode.result_malformed;
+  }
   const scores = Result.score_logprob_length(result);
   if (scores != record.numScores) return ErrorCode.result_malformed;
   return ErrorCode.none;

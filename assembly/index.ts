@@ -1,9 +1,17 @@
 // The module's exports: bytes in, bytes out. Each message returned lies in this memory; `message_bytes` is the size of the last one.
-import * as core from "./core";
-import { bytesFor, shape } from "./configure";
-import { CoreState, core as state, CORE_ADDRESS, EARLY_COMMAND, EARLY_COMMAND_BYTES, EARLY_OUTPUT } from "./core_state";
-import { firstBrokenRule } from "./integrity";
-import { writeStats } from "./stats";
+
+import { bytesFor, shape } from './configure';
+import * as core from './core';
+import {
+  CORE_ADDRESS,
+  CoreState,
+  EARLY_COMMAND,
+  EARLY_COMMAND_BYTES,
+  EARLY_OUTPUT,
+  core as state,
+} from './core_state';
+import { firstBrokenRule } from './integrity';
+import { writeStats } from './stats';
 
 /** Bytes of memory that a core of this shape needs, 0 when it can't be. Ask a throw-away instance. */
 export function required_bytes(
@@ -17,8 +25,11 @@ export function required_bytes(
   token_heap_bytes_high: u32,
 ): u64 {
   const c = state();
-  if (!shape(c, max_num_seqs, max_num_batched_tokens, max_model_len, num_blocks, block_size, max_num_requests)) return 0;
-  const bytes = bytesFor(c, <u64>token_heap_bytes_low | (<u64>token_heap_bytes_high << 32));
+  if (
+    !shape(c, max_num_seqs, max_num_batched_tokens, max_model_len, num_blocks, block_size, max_num_requests)
+  )
+    return 0;
+  const bytes = bytesFor(c, <u64>token_heap_bytes_low | ((<u64>token_heap_bytes_high) << 32));
   memory.fill(CORE_ADDRESS, 0, offsetof<CoreState>());
   return bytes;
 }

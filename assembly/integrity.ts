@@ -1,12 +1,12 @@
 // The books, checked as a whole: every rule of the core that can be seen in its state. The number of the first broken one is returned;
 // src/core/integrity_rules.ts has the sentences. Slow (it walks everything): for tests and simulations, after each call.
-import { blockAt } from "./block_pool";
-import { blockOf } from "./block_table";
-import { CoreState } from "./core_state";
-import { Entry, EntryKind, precedes } from "./entry";
-import { findRequest, numUnstarted, Request } from "./request";
-import { runningAt, Sequence, SEQUENCE_BYTES, SequenceState } from "./sequence";
-import { heapFreeBytes } from "./token_heap";
+import { blockAt } from './block_pool';
+import { blockOf } from './block_table';
+import { CoreState } from './core_state';
+import { Entry, EntryKind, precedes } from './entry';
+import { findRequest, numUnstarted, Request } from './request';
+import { runningAt, SEQUENCE_BYTES, Sequence, SequenceState } from './sequence';
+import { heapFreeBytes } from './token_heap';
 
 export const enum Rule {
   none = 0,
@@ -46,7 +46,8 @@ function entriesNaming(c: CoreState, block: u32): u32 {
   for (let record: u32 = 0; record < c.numSequenceRecords; record++) {
     const sequence = changetype<Sequence>(c.sequences + <usize>record * SEQUENCE_BYTES);
     if (sequence.state == SequenceState.free) continue;
-    for (let index: u32 = 0; index < sequence.numBlocks; index++) if (blockOf(sequence, index) == block) count++;
+    for (let index: u32 = 0; index < sequence.numBlocks; index++)
+      if (blockOf(sequence, index) == block) count++;
   }
   return count;
 }
@@ -78,13 +79,13 @@ function checkBlocks(c: CoreState): Rule {
   }
 
   for (let at: u32 = 0; at < c.numFreeBlocks; at++) {
-    const index = load<u32>(c.freeBlocks + (<usize>at << 2));
+    const index = load<u32>(c.freeBlocks + ((<usize>at) << 2));
     if (index >= c.numBlocks) return Rule.freeBlocksAreFree;
     const block = blockAt(c, index);
     if (block.owners != 0 || block.cached || block.registered) return Rule.freeBlocksAreFree;
     if (c.numBlocks > 4096) continue;
     for (let other = at + 1; other < c.numFreeBlocks; other++) {
-      if (load<u32>(c.freeBlocks + (<usize>other << 2)) == index) return Rule.freeBlocksAreFree;
+      if (load<u32>(c.freeBlocks + ((<usize>other) << 2)) == index) return Rule.freeBlocksAreFree;
     }
   }
   return checkCached(c, registered);
@@ -96,7 +97,8 @@ function checkCached(c: CoreState, registered: u32): Rule {
   let at = c.firstCached;
   while (at != 0) {
     const block = blockAt(c, at - 1);
-    if (!block.cached || !block.registered || block.owners != 0 || block.lastUsed <= lastUsed) return Rule.cachedBlocksAreInOrder;
+    if (!block.cached || !block.registered || block.owners != 0 || block.lastUsed <= lastUsed)
+      return Rule.cachedBlocksAreInOrder;
     if (++listed > c.numCachedBlocks) return Rule.cachedBlocksAreInOrder;
     lastUsed = block.lastUsed;
     at = block.next;
@@ -104,7 +106,7 @@ function checkCached(c: CoreState, registered: u32): Rule {
   if (listed != c.numCachedBlocks) return Rule.cachedBlocksAreInOrder;
   let mapped: u32 = 0;
   for (let slot: u32 = 0; slot <= c.blockMapMask; slot++) {
-    const found = load<u32>(c.blockMap + (<usize>slot << 2));
+    const found = load<u32>(c.blockMap + ((<usize>slot) << 2));
     if (found == 0) continue;
     mapped++;
     if (found > c.numBlocks || !blockAt(c, found - 1).registered) return Rule.registeredBlocksAreFound;
@@ -138,18 +140,21 @@ function checkSequences(c: CoreState): Rule {
     const rule = checkSequence(c, sequence);
     if (rule != Rule.none) return rule;
   }
-  if (inFlight > c.numStepsInFlight || c.numStepsInFlight > c.maxStepsInFlight) return Rule.stepsInFlightAddUp;
-  if (used + c.numFreeSequences != c.numSequenceRecords || running != c.numRunning) return Rule.sequencesAddUp;
+  if (inFlight > c.numStepsInFlight || c.numStepsInFlight > c.maxStepsInFlight)
+    return Rule.stepsInFlightAddUp;
+  if (used + c.numFreeSequences != c.numSequenceRecords || running != c.numRunning)
+    return Rule.sequencesAddUp;
   if (preempted != c.numPreempted) return Rule.sequencesAddUp;
   if (slots + c.numFreeSlots != c.maxNumSeqs) return Rule.slotsAddUp;
   return Rule.none;
 }
 
 function checkSequence(c: CoreState, sequence: Sequence): Rule {
-  if (sequence.state == SequenceState.waiting && (sequence.ownsSlot || sequence.numBlocks > 0)) return Rule.slotsAddUp;
+  if (sequence.state == SequenceState.waiting && (sequence.ownsSlot || sequence.numBlocks > 0))
+    return Rule.slotsAddUp;
   if (sequence.ownsSlot) {
     for (let at: u32 = 0; at < c.numFreeSlots; at++) {
-      if (load<u32>(c.freeSlots + (<usize>at << 2)) == sequence.slot) return Rule.slotsAreDistinct;
+      if (load<u32>(c.freeSlots + ((<usize>at) << 2)) == sequence.slot) return Rule.slotsAreDistinct;
     }
   }
   if (sequence.state == SequenceState.ended) return Rule.none;
@@ -170,15 +175,16 @@ function checkSequence(c: CoreState, sequence: Sequence): Rule {
 
 function checkQueue(c: CoreState): Rule {
   for (let index: u32 = 0; index < c.numWaitingEntries; index++) {
-    const entry = changetype<Entry>(<usize>load<u32>(c.waiting + (<usize>index << 2)));
+    const entry = changetype<Entry>(<usize>load<u32>(c.waiting + ((<usize>index) << 2)));
     if (entry.queueIndex != index + 1) return Rule.queueIsAHeap;
     if (index > 0) {
-      const parent = changetype<Entry>(<usize>load<u32>(c.waiting + (<usize>((index - 1) >> 1) << 2)));
+      const parent = changetype<Entry>(<usize>load<u32>(c.waiting + ((<usize>((index - 1) >> 1)) << 2)));
       if (!precedes(parent, entry)) return Rule.queueIsAHeap;
     }
     if (entry.kind == EntryKind.request) {
       const request = changetype<Request>(changetype<usize>(entry));
-      if (!request.live || numUnstarted(request) == 0 || request.prefilling || request.held) return Rule.queueEntriesAreWaiting;
+      if (!request.live || numUnstarted(request) == 0 || request.prefilling || request.held)
+        return Rule.queueEntriesAreWaiting;
     } else if (changetype<Sequence>(changetype<usize>(entry)).state != SequenceState.waiting) {
       return Rule.queueEntriesAreWaiting;
     }
@@ -193,12 +199,14 @@ function checkRequests(c: CoreState): Rule {
   let address = c.firstLive;
   while (address != 0) {
     const request = changetype<Request>(address);
-    if (!request.live || request.arrival <= arrival || findRequest(c, request.id) != address) return Rule.liveRequestsAddUp;
+    if (!request.live || request.arrival <= arrival || findRequest(c, request.id) != address)
+      return Rule.liveRequestsAddUp;
     if (++count > c.numLive) return Rule.liveRequestsAddUp;
     arrival = request.arrival;
     unstarted += numUnstarted(request);
     if (request.numSequences == 0 && numUnstarted(request) == 0) return Rule.requestsHaveWork;
-    if (numUnstarted(request) > 0 && request.queueIndex == 0 && !request.held && !request.prefilling) return Rule.nothingWaitsForever;
+    if (numUnstarted(request) > 0 && request.queueIndex == 0 && !request.held && !request.prefilling)
+      return Rule.nothingWaitsForever;
     address = request.nextLive;
   }
   if (count != c.numLive || count + c.numFreeRequests != c.maxNumRequests) return Rule.liveRequestsAddUp;

@@ -1,13 +1,20 @@
 // How samples start, are preempted and end, and what they give back. The books of requests, sequences, slots and blocks change here
 // and in the scheduler's admissions, nowhere else.
-import { releaseTable } from "./block_table";
-import { CoreState } from "./core_state";
-import { ensure } from "./errors";
-import { putFinish } from "./output";
-import { freeRequest, numUnstarted, Request } from "./request";
-import { queuePush, queueRemove } from "./request_queue";
-import { detachSequence, freeSequenceRecord, giveSlotBack, runningAt, Sequence, SequenceState } from "./sequence";
-import { ErrorCode } from "./wire/generated/types";
+import { releaseTable } from './block_table';
+import { CoreState } from './core_state';
+import { ensure } from './errors';
+import { putFinish } from './output';
+import { freeRequest, numUnstarted, Request } from './request';
+import { queuePush, queueRemove } from './request_queue';
+import {
+  detachSequence,
+  freeSequenceRecord,
+  giveSlotBack,
+  runningAt,
+  Sequence,
+  SequenceState,
+} from './sequence';
+import { ErrorCode } from './wire/generated/types';
 
 /** Puts a request with unstarted samples where it waits: the queue, unless its leader is prefilling. */
 export function queueRequest(c: CoreState, request: Request): void {
@@ -64,7 +71,7 @@ export function preempt(c: CoreState, sequence: Sequence): void {
   if (sequence.state == SequenceState.follower) {
     let leader = sequence.previousSibling;
     while (!changetype<Sequence>(leader).leads) leader = changetype<Sequence>(leader).previousSibling;
-    ensure(request.sample == sequence.sample + 1, "followers go back to their request last first");
+    ensure(request.sample == sequence.sample + 1, 'followers go back to their request last first');
     changetype<Sequence>(leader).numFollowers--;
     unstart(c, sequence);
     return;
@@ -74,7 +81,7 @@ export function preempt(c: CoreState, sequence: Sequence): void {
     dissolveFollowers(c, sequence);
     request.preemptions = sequence.preemptions + 1;
     request.prefilling = false;
-    ensure(request.queueIndex == 0, "a request that prefills is not queued");
+    ensure(request.queueIndex == 0, 'a request that prefills is not queued');
     unstart(c, sequence);
     queueRequest(c, request);
     return;
@@ -95,7 +102,8 @@ export function preempt(c: CoreState, sequence: Sequence): void {
 export function preemptAll(c: CoreState): void {
   for (let index = c.numRunning; index-- > 0; ) {
     const sequence = runningAt(c, index);
-    if (sequence.state == SequenceState.running || sequence.state == SequenceState.follower) preempt(c, sequence);
+    if (sequence.state == SequenceState.running || sequence.state == SequenceState.follower)
+      preempt(c, sequence);
   }
 }
 
@@ -109,7 +117,7 @@ export function finishSequence(
   value: i64 = 0,
   limit: i64 = 0,
 ): void {
-  ensure(sequence.state != SequenceState.ended && sequence.state != SequenceState.free, "a sample ends once");
+  ensure(sequence.state != SequenceState.ended && sequence.state != SequenceState.free, 'a sample ends once');
   const request = changetype<Request>(sequence.request);
   if (sequence.leads) {
     dissolveFollowers(c, sequence);
@@ -119,7 +127,18 @@ export function finishSequence(
     while (!changetype<Sequence>(leader).leads) leader = changetype<Sequence>(leader).previousSibling;
     changetype<Sequence>(leader).numFollowers--;
   }
-  putFinish(c, sequence.requestId, sequence.sample, 1, reason, stopToken, code, value, limit, sequence.preemptions);
+  putFinish(
+    c,
+    sequence.requestId,
+    sequence.sample,
+    1,
+    reason,
+    stopToken,
+    code,
+    value,
+    limit,
+    sequence.preemptions,
+  );
   if (sequence.state == SequenceState.waiting) {
     queueRemove(c, sequence);
     c.numPreempted--;
@@ -140,7 +159,8 @@ export function finishRequest(c: CoreState, request: Request, reason: u8, code: 
   while (sequence != 0) {
     changetype<Sequence>(sequence).leads = false;
     changetype<Sequence>(sequence).numFollowers = 0;
-    if (changetype<Sequence>(sequence).state == SequenceState.follower) changetype<Sequence>(sequence).state = SequenceState.running;
+    if (changetype<Sequence>(sequence).state == SequenceState.follower)
+      changetype<Sequence>(sequence).state = SequenceState.running;
     sequence = changetype<Sequence>(sequence).nextSibling;
   }
   request.prefilling = false;

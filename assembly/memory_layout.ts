@@ -1,7 +1,9 @@
 // Where everything lies. One bump through memory, in 64 bits, so that a configuration that is too large is refused and not wrapped.
 // The same walk serves to ask how much a configuration needs (on a small instance) and to lay it out.
-import { BLOCK_BYTES } from "./block_pool";
-import { CONTROL_BYTES } from "./control_queue";
+
+import { MAX_BIASES, MAX_STOP_TOKEN_IDS } from './admission';
+import { BLOCK_BYTES } from './block_pool';
+import { CONTROL_BYTES } from './control_queue';
 import {
   CoreState,
   LAYOUT_START,
@@ -11,16 +13,15 @@ import {
   MAX_PENDING_CONTROLS,
   MAX_PENDING_PAUSES,
   MAX_STEPS_IN_FLIGHT,
-} from "./core_state";
-import { REQUEST_BYTES } from "./request";
-import { MAX_BIASES, MAX_STOP_TOKEN_IDS } from "./admission";
-import { SEQUENCE_BYTES } from "./sequence";
-import { STEP_RECORD_BYTES, StepRecord } from "./step_record";
-import { MAX_ORDERS } from "./token_heap";
-import { Instruction, StepPlan } from "./wire/generated/instruction";
-import { LoadAdapter } from "./wire/generated/command";
-import { Output } from "./wire/generated/output";
-import { SamplingParams } from "./wire/generated/types";
+} from './core_state';
+import { REQUEST_BYTES } from './request';
+import { SEQUENCE_BYTES } from './sequence';
+import { STEP_RECORD_BYTES, StepRecord } from './step_record';
+import { MAX_ORDERS } from './token_heap';
+import { LoadAdapter } from './wire/generated/command';
+import { Instruction, StepPlan } from './wire/generated/instruction';
+import { Output } from './wire/generated/output';
+import { SamplingParams } from './wire/generated/types';
 
 export const MAX_LOGPROBS: u32 = 64;
 const MIN_HEAP_BYTES: u64 = 1 << 16;
@@ -163,7 +164,8 @@ function layOutPlan(c: CoreState, seqs: u64, rows: u64, blocks: u64, perSequence
   c.scoreToken = take(c, rows, 4);
   // The message is the columns and what their tables take, or a control with its strings.
   const columns = c.layoutEnd - begin;
-  const overhead = <u64>(Instruction.OVERHEAD_BYTES + StepPlan.OVERHEAD_BYTES + LoadAdapter.OVERHEAD_BYTES) + 2 * 4096 + 64;
+  const overhead =
+    <u64>(Instruction.OVERHEAD_BYTES + StepPlan.OVERHEAD_BYTES + LoadAdapter.OVERHEAD_BYTES) + 2 * 4096 + 64;
   const capacity = (columns + overhead + 15) & ~15;
   c.instructionCapacity = <u32>capacity;
   c.instructions = take(c, MAX_STEPS_IN_FLIGHT, capacity);

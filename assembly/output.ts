@@ -1,10 +1,10 @@
 // The Output being gathered: columns that apply, schedule and commit append to, and that the next apply or commit hands out.
-import { ACK_COLUMNS, CoreState, EARLY_OUTPUT, MAX_ACKS } from "./core_state";
-import { ensure } from "./errors";
-import { Request } from "./request";
-import { Sequence } from "./sequence";
-import { Output } from "./wire/generated/output";
-import { ErrorCode, FinishReason } from "./wire/generated/types";
+import { ACK_COLUMNS, CoreState, EARLY_OUTPUT, MAX_ACKS } from './core_state';
+import { ensure } from './errors';
+import { Request } from './request';
+import { Sequence } from './sequence';
+import { Output } from './wire/generated/output';
+import { ErrorCode, FinishReason } from './wire/generated/types';
 
 // Acknowledgements have their columns at a fixed address: Configure itself can be refused.
 const ACK_COMMAND: usize = ACK_COLUMNS;
@@ -13,8 +13,8 @@ const ACK_VALUE: usize = ACK_CODE + <usize>MAX_ACKS * 8;
 const ACK_LIMIT: usize = ACK_VALUE + <usize>MAX_ACKS * 8;
 
 export function putAck(c: CoreState, command: u64, code: u16, value: i64 = 0, limit: i64 = 0): void {
-  const at = <usize>(c.numOutAcks++);
-  ensure(at < <usize>MAX_ACKS, "acknowledgements fit their columns");
+  const at = c.numOutAcks++;
+  ensure(at < MAX_ACKS, 'acknowledgements fit their columns');
   store<u64>(ACK_COMMAND + (at << 3), command);
   store<u16>(ACK_CODE + (at << 1), code);
   store<i64>(ACK_VALUE + (at << 3), value);
@@ -22,7 +22,7 @@ export function putAck(c: CoreState, command: u64, code: u16, value: i64 = 0, li
 }
 
 export function putToken(c: CoreState, sequence: Sequence, row: u32, token: i32): void {
-  const at = <usize>(c.numOutTokens++);
+  const at = c.numOutTokens++;
   store<u64>(c.outTokenRequest + (at << 3), sequence.requestId);
   store<u32>(c.outTokenSample + (at << 2), sequence.sample);
   store<u32>(c.outTokenRow + (at << 2), row);
@@ -30,7 +30,7 @@ export function putToken(c: CoreState, sequence: Sequence, row: u32, token: i32)
 }
 
 export function putScores(c: CoreState, request: u64, position: u32, first: u32, count: u32): void {
-  const at = <usize>(c.numOutScores++);
+  const at = c.numOutScores++;
   store<u64>(c.outScoreRequest + (at << 3), request);
   store<u32>(c.outScorePosition + (at << 2), position);
   store<u32>(c.outScoreFirst + (at << 2), first);
@@ -38,7 +38,7 @@ export function putScores(c: CoreState, request: u64, position: u32, first: u32,
 }
 
 export function putStart(c: CoreState, request: Request, cachedTokens: u32): void {
-  const at = <usize>(c.numOutStarts++);
+  const at = c.numOutStarts++;
   store<u64>(c.outStartRequest + (at << 3), request.id);
   store<u32>(c.outStartCachedTokens + (at << 2), cachedTokens);
 }
@@ -55,7 +55,7 @@ export function putFinish(
   limit: i64,
   preemptions: u32,
 ): void {
-  const at = <usize>(c.numOutFinishes++);
+  const at = c.numOutFinishes++;
   store<u64>(c.outFinishRequest + (at << 3), request);
   store<u32>(c.outFinishSample + (at << 2), sample);
   store<u32>(c.outFinishCount + (at << 2), count);
@@ -70,7 +70,7 @@ export function putFinish(
 
 /** A request that was never accepted: all its samples end at once. */
 export function putRefusal(c: CoreState, request: u64, n: u32, code: u16, value: i64, limit: i64): void {
-  ensure(code != ErrorCode.none, "a refusal has a code");
+  ensure(code != ErrorCode.none, 'a refusal has a code');
   putFinish(c, request, 0, n, FinishReason.error, -1, code, value, limit, 0);
   c.finishedSamples -= <u64>n;
 }

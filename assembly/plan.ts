@@ -2,15 +2,15 @@
 //
 // Capacities are such that what a step can need always fits, but for histories, stops, biases and the shared entries of block tables:
 // before these are added, the scheduler asks `hasRoomFor...` and ends an admission early when the answer is no.
-import { CoreState } from "./core_state";
-import { biasesOf, biasTokensOf, paramsOf, Request, stopTokensOf } from "./request";
-import { needsHistory } from "./sampling_params";
-import { Sequence } from "./sequence";
-import { Instruction, StepPlan, Work } from "./wire/generated/instruction";
-import { SamplingParams } from "./wire/generated/types";
+import { CoreState } from './core_state';
+import { biasesOf, biasTokensOf, paramsOf, Request, stopTokensOf } from './request';
+import { needsHistory } from './sampling_params';
+import { Sequence } from './sequence';
+import { Instruction, StepPlan, Work } from './wire/generated/instruction';
+import { SamplingParams } from './wire/generated/types';
 
 function put(column: usize, index: u32, value: u32): void {
-  store<u32>(column + (<usize>index << 2), value);
+  store<u32>(column + ((<usize>index) << 2), value);
 }
 
 export function clearPlan(c: CoreState): void {
@@ -48,7 +48,11 @@ export function hasRoomForShared(c: CoreState, shared: u32): bool {
 export function hasRoomToOpen(c: CoreState, request: Request, numTokens: u32): bool {
   const params = paramsOf(request);
   if (needsHistory(params) && c.numHistory + numTokens > c.historyCapacity) return false;
-  if (SamplingParams.min_tokens(params) > 0 && c.numStops + request.numStopTokens + c.numEosTokenIds > c.stopCapacity) return false;
+  if (
+    SamplingParams.min_tokens(params) > 0 &&
+    c.numStops + request.numStopTokens + c.numEosTokenIds > c.stopCapacity
+  )
+    return false;
   return c.numBiases + request.numBiases <= c.biasCapacity;
 }
 
@@ -62,19 +66,27 @@ export function planOpen(c: CoreState, sequence: Sequence): void {
   put(c.openAdapter, at, request.adapter);
   memory.copy(c.openParams + <usize>at * SamplingParams.BYTES, params, SamplingParams.BYTES);
   if (needsHistory(params)) {
-    memory.copy(c.history + (<usize>c.numHistory << 2), sequence.tokens, <usize>sequence.numTokens << 2);
+    memory.copy(c.history + ((<usize>c.numHistory) << 2), sequence.tokens, (<usize>sequence.numTokens) << 2);
     c.numHistory += sequence.numTokens;
   }
   if (SamplingParams.min_tokens(params) > 0) {
     if (!sequence.ignoreEos) {
-      memory.copy(c.stops + (<usize>c.numStops << 2), c.eosTokenIds, <usize>c.numEosTokenIds << 2);
+      memory.copy(c.stops + ((<usize>c.numStops) << 2), c.eosTokenIds, (<usize>c.numEosTokenIds) << 2);
       c.numStops += c.numEosTokenIds;
     }
-    memory.copy(c.stops + (<usize>c.numStops << 2), stopTokensOf(request), <usize>request.numStopTokens << 2);
+    memory.copy(
+      c.stops + ((<usize>c.numStops) << 2),
+      stopTokensOf(request),
+      (<usize>request.numStopTokens) << 2,
+    );
     c.numStops += request.numStopTokens;
   }
-  memory.copy(c.biasTokens + (<usize>c.numBiases << 2), biasTokensOf(request), <usize>request.numBiases << 2);
-  memory.copy(c.biases + (<usize>c.numBiases << 2), biasesOf(request), <usize>request.numBiases << 2);
+  memory.copy(
+    c.biasTokens + ((<usize>c.numBiases) << 2),
+    biasTokensOf(request),
+    (<usize>request.numBiases) << 2,
+  );
+  memory.copy(c.biases + ((<usize>c.numBiases) << 2), biasesOf(request), (<usize>request.numBiases) << 2);
   c.numBiases += request.numBiases;
   put(c.openHistoryEnd, at, c.numHistory);
   put(c.openStopEnd, at, c.numStops);
@@ -89,14 +101,19 @@ export function planRows(c: CoreState, sequence: Sequence, take: u32): void {
   put(c.sequenceSlot, at, sequence.slot);
   put(c.sequenceStart, at, start);
   put(c.sequenceTokens, at, take);
-  const rows = c.tokenIds + (<usize>c.numRows << 2);
+  const rows = c.tokenIds + ((<usize>c.numRows) << 2);
   const end = start + take;
   if (take == 1) {
-    store<i32>(rows, start < sequence.numTokens ? load<i32>(sequence.tokens + (<usize>start << 2)) : -1 - <i32>sequence.lastSample);
+    store<i32>(
+      rows,
+      start < sequence.numTokens
+        ? load<i32>(sequence.tokens + ((<usize>start) << 2))
+        : -1 - <i32>sequence.lastSample,
+    );
   } else {
     const known = min(end, sequence.numTokens) - start;
-    memory.copy(rows, sequence.tokens + (<usize>start << 2), <usize>known << 2);
-    if (known < take) store<i32>(rows + (<usize>known << 2), -1 - <i32>sequence.lastSample);
+    memory.copy(rows, sequence.tokens + ((<usize>start) << 2), (<usize>known) << 2);
+    if (known < take) store<i32>(rows + ((<usize>known) << 2), -1 - <i32>sequence.lastSample);
   }
   c.numRows += take;
 }

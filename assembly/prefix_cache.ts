@@ -4,12 +4,12 @@
 // serial number that is given at registration and never again, so a hit proves the whole prefix: the hash only finds candidates, the
 // tokens, the parent's serial and the root are compared. A new weight version forgets everything, so versions need no field.
 // Only committed blocks are registered: what a failed step would have written can't be hit.
-import { Block, appendCached, blockAt, popFree, pushFree, removeCached } from "./block_pool";
-import { CoreState } from "./core_state";
-import { mix } from "./digest";
-import { ensure } from "./errors";
-import { Request } from "./request";
-import { Sequence } from "./sequence";
+import { appendCached, Block, blockAt, popFree, pushFree, removeCached } from './block_pool';
+import { CoreState } from './core_state';
+import { mix } from './digest';
+import { ensure } from './errors';
+import { Request } from './request';
+import { Sequence } from './sequence';
 
 export function rootHash(c: CoreState, request: Request): u64 {
   return mix(mix(c.weightVersion, <u64>request.adapter), request.cacheSalt);
@@ -17,34 +17,41 @@ export function rootHash(c: CoreState, request: Request): u64 {
 
 function chain(c: CoreState, parentHash: u64, tokens: usize): u64 {
   let hash = parentHash;
-  const end = tokens + (<usize>c.blockSize << 2);
+  const end = tokens + ((<usize>c.blockSize) << 2);
   for (let at = tokens; at < end; at += 8) hash = mix(hash, load<u64>(at));
   return hash;
 }
 
 function tokensOf(c: CoreState, index: u32): usize {
-  return c.blockTokens + (<usize>index << (c.blockShift + 2));
+  return c.blockTokens + ((<usize>index) << (c.blockShift + 2));
 }
 
 /** The registered block of this key, as index + 1, or 0. */
 function find(c: CoreState, hash: u64, parentSerial: u64, request: Request, tokens: usize): u32 {
   let slot = <u32>(hash >> 32) & c.blockMapMask;
-  let found = load<u32>(c.blockMap + (<usize>slot << 2));
+  let found = load<u32>(c.blockMap + ((<usize>slot) << 2));
   while (found != 0 && !isBlockOf(c, found - 1, hash, parentSerial, request, tokens)) {
     slot = (slot + 1) & c.blockMapMask;
-    found = load<u32>(c.blockMap + (<usize>slot << 2));
+    found = load<u32>(c.blockMap + ((<usize>slot) << 2));
   }
   return found;
 }
 
-function isBlockOf(c: CoreState, index: u32, hash: u64, parentSerial: u64, request: Request, tokens: usize): bool {
+function isBlockOf(
+  c: CoreState,
+  index: u32,
+  hash: u64,
+  parentSerial: u64,
+  request: Request,
+  tokens: usize,
+): bool {
   const block = blockAt(c, index);
   return (
     block.hash == hash &&
     block.parentSerial == parentSerial &&
     block.salt == request.cacheSalt &&
     block.adapter == request.adapter &&
-    memory.compare(tokensOf(c, index), tokens, <usize>c.blockSize << 2) == 0
+    memory.compare(tokensOf(c, index), tokens, (<usize>c.blockSize) << 2) == 0
   );
 }
 
@@ -57,12 +64,12 @@ export function lookUpPrefix(c: CoreState, request: Request, tokens: usize, maxB
   let serial: u64 = 0;
   let hits: u32 = 0;
   while (hits < maxBlocks) {
-    const at = tokens + (<usize>hits << (c.blockShift + 2));
+    const at = tokens + ((<usize>hits) << (c.blockShift + 2));
     hash = chain(c, hash, at);
     const found = find(c, hash, serial, request, at);
     if (found == 0) break;
     serial = blockAt(c, found - 1).serial;
-    store<u32>(c.hits + (<usize>(hits++) << 2), found - 1);
+    store<u32>(c.hits + (hits++ << 2), found - 1);
   }
   return hits;
 }
@@ -71,7 +78,7 @@ export function lookUpPrefix(c: CoreState, request: Request, tokens: usize, maxB
 export function registerNextBlock(c: CoreState, sequence: Sequence): void {
   const request = changetype<Request>(sequence.request);
   const index = sequence.numRegistered;
-  const tokens = sequence.tokens + (<usize>index << (c.blockShift + 2));
+  const tokens = sequence.tokens + ((<usize>index) << (c.blockShift + 2));
   const parentHash = index == 0 ? rootHash(c, request) : sequence.chainHash;
   const parentSerial = index == 0 ? 0 : sequence.chainSerial;
   const hash = chain(c, parentHash, tokens);
@@ -82,7 +89,7 @@ export function registerNextBlock(c: CoreState, sequence: Sequence): void {
     sequence.chainSerial = blockAt(c, found - 1).serial;
     return;
   }
-  const blockIndex = load<u32>(sequence.blockTable + (<usize>index << 2));
+  const blockIndex = load<u32>(sequence.blockTable + ((<usize>index) << 2));
   const block = blockAt(c, blockIndex);
   // A block that stands registered under a key whose parent is gone keeps that key; its content is the same.
   if (block.registered) {
@@ -95,33 +102,33 @@ export function registerNextBlock(c: CoreState, sequence: Sequence): void {
   block.salt = request.cacheSalt;
   block.adapter = request.adapter;
   block.registered = true;
-  memory.copy(tokensOf(c, blockIndex), tokens, <usize>c.blockSize << 2);
+  memory.copy(tokensOf(c, blockIndex), tokens, (<usize>c.blockSize) << 2);
   sequence.chainSerial = block.serial;
   let slot = <u32>(hash >> 32) & c.blockMapMask;
-  while (load<u32>(c.blockMap + (<usize>slot << 2)) != 0) slot = (slot + 1) & c.blockMapMask;
-  store<u32>(c.blockMap + (<usize>slot << 2), blockIndex + 1);
+  while (load<u32>(c.blockMap + ((<usize>slot) << 2)) != 0) slot = (slot + 1) & c.blockMapMask;
+  store<u32>(c.blockMap + ((<usize>slot) << 2), blockIndex + 1);
 }
 
 /** Takes a block off the map. Linear probing without tombstones, as in request.ts. */
 function unregister(c: CoreState, blockIndex: u32): void {
   const mask = c.blockMapMask;
   let hole = <u32>(blockAt(c, blockIndex).hash >> 32) & mask;
-  while (load<u32>(c.blockMap + (<usize>hole << 2)) != blockIndex + 1) {
-    ensure(load<u32>(c.blockMap + (<usize>hole << 2)) != 0, "a registered block is in the map");
+  while (load<u32>(c.blockMap + ((<usize>hole) << 2)) != blockIndex + 1) {
+    ensure(load<u32>(c.blockMap + ((<usize>hole) << 2)) != 0, 'a registered block is in the map');
     hole = (hole + 1) & mask;
   }
   let next = (hole + 1) & mask;
   for (;;) {
-    const other = load<u32>(c.blockMap + (<usize>next << 2));
+    const other = load<u32>(c.blockMap + ((<usize>next) << 2));
     if (other == 0) break;
     const home = <u32>(blockAt(c, other - 1).hash >> 32) & mask;
     if (((next - home) & mask) >= ((next - hole) & mask)) {
-      store<u32>(c.blockMap + (<usize>hole << 2), other);
+      store<u32>(c.blockMap + ((<usize>hole) << 2), other);
       hole = next;
     }
     next = (next + 1) & mask;
   }
-  store<u32>(c.blockMap + (<usize>hole << 2), 0);
+  store<u32>(c.blockMap + ((<usize>hole) << 2), 0);
   blockAt(c, blockIndex).registered = false;
 }
 
@@ -131,7 +138,7 @@ export function takeBlock(c: CoreState): u32 {
   if (c.numFreeBlocks > 0) {
     index = popFree(c);
   } else {
-    ensure(c.firstCached != 0, "a block is available when one is taken");
+    ensure(c.firstCached != 0, 'a block is available when one is taken');
     index = c.firstCached - 1;
     removeCached(c, index);
     unregister(c, index);
@@ -142,7 +149,7 @@ export function takeBlock(c: CoreState): u32 {
 
 /** Nothing can be hit any more. Blocks that sequences hold stay theirs. */
 export function forgetPrefixes(c: CoreState): void {
-  memory.fill(c.blockMap, 0, <usize>(c.blockMapMask + 1) << 2);
+  memory.fill(c.blockMap, 0, (<usize>(c.blockMapMask + 1)) << 2);
   while (c.firstCached != 0) {
     const index = c.firstCached - 1;
     removeCached(c, index);

@@ -1,11 +1,11 @@
 // A request: a prompt, its sampling parameters and how many samples are wanted. Samples [sample, n) are not started.
 //
 // It owns one allocation of the token heap: prompt | stop ids | bias ids | biases. It lives until its last sample has ended.
-import { CoreState } from "./core_state";
-import { Entry, EntryKind } from "./entry";
-import { ensure } from "./errors";
-import { heapFree } from "./token_heap";
-import { SamplingParams } from "./wire/generated/types";
+import { CoreState } from './core_state';
+import { Entry, EntryKind } from './entry';
+import { ensure } from './errors';
+import { heapFree } from './token_heap';
+import { SamplingParams } from './wire/generated/types';
 
 @unmanaged
 export class Request extends Entry {
@@ -44,15 +44,15 @@ export function promptOf(request: Request): usize {
 }
 
 export function stopTokensOf(request: Request): usize {
-  return request.memory + (<usize>request.numPromptTokens << 2);
+  return request.memory + ((<usize>request.numPromptTokens) << 2);
 }
 
 export function biasTokensOf(request: Request): usize {
-  return stopTokensOf(request) + (<usize>request.numStopTokens << 2);
+  return stopTokensOf(request) + ((<usize>request.numStopTokens) << 2);
 }
 
 export function biasesOf(request: Request): usize {
-  return biasTokensOf(request) + (<usize>request.numBiases << 2);
+  return biasTokensOf(request) + ((<usize>request.numBiases) << 2);
 }
 
 export function numUnstarted(request: Request): u32 {
@@ -61,8 +61,8 @@ export function numUnstarted(request: Request): u32 {
 
 /** A cleared record at the end of the live list, in the map under its id. The caller fills it. */
 export function newRequest(c: CoreState, id: u64): Request {
-  ensure(c.numFreeRequests > 0, "a request record is free when one is taken");
-  const address = <usize>load<u32>(c.freeRequests + (<usize>(--c.numFreeRequests) << 2));
+  ensure(c.numFreeRequests > 0, 'a request record is free when one is taken');
+  const address = <usize>load<u32>(c.freeRequests + (--c.numFreeRequests << 2));
   memory.fill(address, 0, REQUEST_BYTES);
   const request = changetype<Request>(address);
   request.kind = EntryKind.request;
@@ -79,7 +79,10 @@ export function newRequest(c: CoreState, id: u64): Request {
 }
 
 export function freeRequest(c: CoreState, request: Request): void {
-  ensure(request.queueIndex == 0 && request.numSequences == 0 && !request.held, "a request that ends is nowhere else");
+  ensure(
+    request.queueIndex == 0 && request.numSequences == 0 && !request.held,
+    'a request that ends is nowhere else',
+  );
   const address = changetype<usize>(request);
   removeFromMap(c, request.id);
   if (request.previousLive != 0) changetype<Request>(request.previousLive).nextLive = request.nextLive;
@@ -89,7 +92,7 @@ export function freeRequest(c: CoreState, request: Request): void {
   c.numLive--;
   heapFree(c, request.memory);
   request.live = false;
-  store<u32>(c.freeRequests + (<usize>(c.numFreeRequests++) << 2), <u32>address);
+  store<u32>(c.freeRequests + (c.numFreeRequests++ << 2), <u32>address);
 }
 
 function mapSlot(c: CoreState, id: u64): u32 {
@@ -99,35 +102,36 @@ function mapSlot(c: CoreState, id: u64): u32 {
 /** The live request of this id, or 0. */
 export function findRequest(c: CoreState, id: u64): usize {
   let slot = mapSlot(c, id);
-  let address = <usize>load<u32>(c.requestMap + (<usize>slot << 2));
+  let address = <usize>load<u32>(c.requestMap + ((<usize>slot) << 2));
   while (address != 0 && changetype<Request>(address).id != id) {
     slot = (slot + 1) & c.requestMapMask;
-    address = <usize>load<u32>(c.requestMap + (<usize>slot << 2));
+    address = <usize>load<u32>(c.requestMap + ((<usize>slot) << 2));
   }
   return address;
 }
 
 function putInMap(c: CoreState, request: Request): void {
   let slot = mapSlot(c, request.id);
-  while (load<u32>(c.requestMap + (<usize>slot << 2)) != 0) slot = (slot + 1) & c.requestMapMask;
-  store<u32>(c.requestMap + (<usize>slot << 2), <u32>changetype<usize>(request));
+  while (load<u32>(c.requestMap + ((<usize>slot) << 2)) != 0) slot = (slot + 1) & c.requestMapMask;
+  store<u32>(c.requestMap + ((<usize>slot) << 2), <u32>changetype<usize>(request));
 }
 
 /** Linear probing without tombstones: what follows the hole moves back into it when its own slot allows. */
 function removeFromMap(c: CoreState, id: u64): void {
   const mask = c.requestMapMask;
   let hole = mapSlot(c, id);
-  while (changetype<Request>(<usize>load<u32>(c.requestMap + (<usize>hole << 2))).id != id) hole = (hole + 1) & mask;
+  while (changetype<Request>(<usize>load<u32>(c.requestMap + ((<usize>hole) << 2))).id != id)
+    hole = (hole + 1) & mask;
   let next = (hole + 1) & mask;
   for (;;) {
-    const address = load<u32>(c.requestMap + (<usize>next << 2));
+    const address = load<u32>(c.requestMap + ((<usize>next) << 2));
     if (address == 0) break;
     const home = mapSlot(c, changetype<Request>(<usize>address).id);
     if (((next - home) & mask) >= ((next - hole) & mask)) {
-      store<u32>(c.requestMap + (<usize>hole << 2), address);
+      store<u32>(c.requestMap + ((<usize>hole) << 2), address);
       hole = next;
     }
     next = (next + 1) & mask;
   }
-  store<u32>(c.requestMap + (<usize>hole << 2), 0);
+  store<u32>(c.requestMap + ((<usize>hole) << 2), 0);
 }

@@ -1,15 +1,15 @@
 // The waiting queue: a binary heap of entries (requests with unstarted samples, preempted sequences) by key, smallest first.
 // Each entry knows its place, so that an abort takes it out in O(log n).
-import { CoreState } from "./core_state";
-import { Entry, EntryKind, precedes } from "./entry";
-import { ensure } from "./errors";
+import { CoreState } from './core_state';
+import { Entry, EntryKind, precedes } from './entry';
+import { ensure } from './errors';
 
 function at(c: CoreState, index: u32): Entry {
-  return changetype<Entry>(<usize>load<u32>(c.waiting + (<usize>index << 2)));
+  return changetype<Entry>(<usize>load<u32>(c.waiting + ((<usize>index) << 2)));
 }
 
 function place(c: CoreState, index: u32, entry: Entry): void {
-  store<u32>(c.waiting + (<usize>index << 2), <u32>changetype<usize>(entry));
+  store<u32>(c.waiting + ((<usize>index) << 2), <u32>changetype<usize>(entry));
   entry.queueIndex = index + 1;
 }
 
@@ -29,13 +29,13 @@ export function queueFirstSequence(c: CoreState): usize {
 }
 
 export function queuePush(c: CoreState, entry: Entry): void {
-  ensure(entry.queueIndex == 0, "an entry is queued once");
+  ensure(entry.queueIndex == 0, 'an entry is queued once');
   rise(c, c.numWaitingEntries++, entry);
 }
 
 export function queueRemove(c: CoreState, entry: Entry): void {
   const index = entry.queueIndex - 1;
-  ensure(index < c.numWaitingEntries && at(c, index) == entry, "a queued entry knows its place");
+  ensure(index < c.numWaitingEntries && at(c, index) == entry, 'a queued entry knows its place');
   entry.queueIndex = 0;
   const last = at(c, --c.numWaitingEntries);
   if (last == entry) return;

@@ -1,8 +1,8 @@
 // What a request may ask for. Floats are judged by their bits: the core does no arithmetic on them, it checks and forwards.
 //
 // Bits of a non-negative IEEE 754 float order like the float itself; the sign bit is the top one; 0x7f800000 and above is inf or NaN.
-import { CoreState } from "./core_state";
-import { ErrorCode, LogprobsMode, SamplingParams } from "./wire/generated/types";
+import { CoreState } from './core_state';
+import { ErrorCode, LogprobsMode, SamplingParams } from './wire/generated/types';
 
 const INFINITY: u32 = 0x7f800000;
 const MAGNITUDE: u32 = 0x7fffffff;
@@ -37,12 +37,14 @@ export function needsHistory(params: usize): bool {
 
 /** The first parameter that is out of its range, as an ErrorCode, or none. */
 export function checkSamplingParams(c: CoreState, params: usize): u16 {
-  if (!isBetweenZeroAnd(SamplingParams.temperature_bits(params), INFINITY - 1)) return ErrorCode.invalid_temperature;
+  if (!isBetweenZeroAnd(SamplingParams.temperature_bits(params), INFINITY - 1))
+    return ErrorCode.invalid_temperature;
   const topP = SamplingParams.top_p_bits(params);
   if (topP == 0 || topP > ONE) return ErrorCode.invalid_top_p;
   if (SamplingParams.top_k(params) > 0x7fffffff) return ErrorCode.invalid_top_k;
   if (!isBetweenZeroAnd(SamplingParams.min_p_bits(params), ONE)) return ErrorCode.invalid_min_p;
-  if (!isPositive(SamplingParams.repetition_penalty_bits(params))) return ErrorCode.invalid_repetition_penalty;
+  if (!isPositive(SamplingParams.repetition_penalty_bits(params)))
+    return ErrorCode.invalid_repetition_penalty;
   if (!isWithinTwo(SamplingParams.presence_penalty_bits(params))) return ErrorCode.invalid_presence_penalty;
   if (!isWithinTwo(SamplingParams.frequency_penalty_bits(params))) return ErrorCode.invalid_frequency_penalty;
   const maxTokens = SamplingParams.max_tokens(params);
@@ -63,7 +65,8 @@ export function refusedValue(code: u16, params: usize): i64 {
   if (code == ErrorCode.invalid_temperature) return <i64>SamplingParams.temperature_bits(params);
   if (code == ErrorCode.invalid_top_p) return <i64>SamplingParams.top_p_bits(params);
   if (code == ErrorCode.invalid_min_p) return <i64>SamplingParams.min_p_bits(params);
-  if (code == ErrorCode.invalid_repetition_penalty) return <i64>SamplingParams.repetition_penalty_bits(params);
+  if (code == ErrorCode.invalid_repetition_penalty)
+    return <i64>SamplingParams.repetition_penalty_bits(params);
   if (code == ErrorCode.invalid_presence_penalty) return <i64>SamplingParams.presence_penalty_bits(params);
   if (code == ErrorCode.invalid_frequency_penalty) return <i64>SamplingParams.frequency_penalty_bits(params);
   if (code == ErrorCode.invalid_top_k) return <i64>SamplingParams.top_k(params);
@@ -77,6 +80,7 @@ export function refusedValue(code: u16, params: usize): i64 {
 
 export function refusedLimit(c: CoreState, code: u16, params: usize): i64 {
   if (code == ErrorCode.invalid_min_tokens) return <i64>SamplingParams.max_tokens(params);
-  if (code == ErrorCode.invalid_logprobs || code == ErrorCode.invalid_prompt_logprobs) return <i64>c.maxLogprobs;
+  if (code == ErrorCode.invalid_logprobs || code == ErrorCode.invalid_prompt_logprobs)
+    return <i64>c.maxLogprobs;
   return 0;
 }

@@ -4,20 +4,36 @@
 //    preempted. 2. If nothing was preempted, waiting entries in order, as long as the first one fits: none overtakes another.
 // A sequence whose last known token is planned is sampled in the same step. The one that computes a request's prompt (the leader) is
 // sampled once for each sample of its group: the fan-out. From then on they share its blocks, the partial one until it is written to.
-import { blockAt, numAvailableBlocks } from "./block_pool";
-import { appendShared, blockOf, blocksFor, extendTable, mustCopy } from "./block_table";
-import { CoreState } from "./core_state";
-import { Entry, EntryKind } from "./entry";
-import { ensure } from "./errors";
-import { finishRequest, preempt, queueRequest } from "./lifecycle";
-import { putStart } from "./output";
-import { clearPlan, hasRoomForShared, hasRoomToOpen, planOpen, planRows, planSample, planScore } from "./plan";
-import { lookUpPrefix } from "./prefix_cache";
-import { numUnstarted, paramsOf, promptOf, Request } from "./request";
-import { queueFirst, queueFirstSequence, queueRemove } from "./request_queue";
-import { compactRunning, insertRunning, newSequence, runningAt, Sequence, SequenceState, takeSlot } from "./sequence";
-import { nextRecord, recordSample, recordScored, recordSequence, StepRecord } from "./step_record";
-import { ErrorCode, FinishReason, SamplingParams } from "./wire/generated/types";
+import { blockAt, numAvailableBlocks } from './block_pool';
+import { appendShared, blockOf, blocksFor, extendTable, mustCopy } from './block_table';
+import { CoreState } from './core_state';
+import { Entry, EntryKind } from './entry';
+import { ensure } from './errors';
+import { finishRequest, preempt, queueRequest } from './lifecycle';
+import { putStart } from './output';
+import {
+  clearPlan,
+  hasRoomForShared,
+  hasRoomToOpen,
+  planOpen,
+  planRows,
+  planSample,
+  planScore,
+} from './plan';
+import { lookUpPrefix } from './prefix_cache';
+import { numUnstarted, paramsOf, promptOf, Request } from './request';
+import { queueFirst, queueFirstSequence, queueRemove } from './request_queue';
+import {
+  compactRunning,
+  insertRunning,
+  newSequence,
+  runningAt,
+  Sequence,
+  SequenceState,
+  takeSlot,
+} from './sequence';
+import { nextRecord, recordSample, recordScored, recordSequence, StepRecord } from './step_record';
+import { ErrorCode, FinishReason, SamplingParams } from './wire/generated/types';
 
 /** Fills the plan's columns and the next step's record. `c.step` is the new step's number. False when there is nothing to compute. */
 export function planStep(c: CoreState): bool {
@@ -82,7 +98,8 @@ function plan(c: CoreState, record: StepRecord, sequence: Sequence, take: u32): 
   if (!sequence.opened) planOpen(c, sequence);
   const firstRow = c.numRows;
   planRows(c, sequence, take);
-  if (sequence.sample == 0 && sequence.computed < sequence.numPromptTokens - 1) planScores(c, record, sequence, firstRow, take);
+  if (sequence.sample == 0 && sequence.computed < sequence.numPromptTokens - 1)
+    planScores(c, record, sequence, firstRow, take);
   const known = knownSoon(sequence);
   sequence.computed += take;
   sequence.lastPlannedStep = c.step;
@@ -106,7 +123,12 @@ function planScores(c: CoreState, record: StepRecord, sequence: Sequence, firstR
   const end = min(sequence.computed + take + 1, sequence.numPromptTokens);
   if (first >= end) return;
   for (let position = first; position < end; position++) {
-    planScore(c, firstRow + position - 1 - sequence.computed, sequence.slot, load<u32>(sequence.tokens + (<usize>position << 2)));
+    planScore(
+      c,
+      firstRow + position - 1 - sequence.computed,
+      sequence.slot,
+      load<u32>(sequence.tokens + ((<usize>position) << 2)),
+    );
   }
   recordScored(record, request, first, end - first);
   request.scoredPosition = end - 1;
@@ -133,7 +155,8 @@ function fanOut(c: CoreState, record: StepRecord, leader: Sequence): void {
     follower.skipsCache = leader.skipsCache;
     follower.lastPlannedStep = c.step;
     follower.stepsInFlight++;
-    for (let index: u32 = 0; index < leader.numBlocks; index++) appendShared(c, follower, blockOf(leader, index));
+    for (let index: u32 = 0; index < leader.numBlocks; index++)
+      appendShared(c, follower, blockOf(leader, index));
     planOpen(c, follower);
     recordSequence(record, follower);
     sample(c, record, follower);
@@ -186,14 +209,16 @@ function admitWaiting(c: CoreState, record: StepRecord, budgetAtStart: u32): voi
       : changetype<Request>(changetype<Sequence>(changetype<usize>(entry)).request);
     if (isRequest && request.fannedOutStep == c.step) return;
     const tokens = isRequest ? promptOf(request) : changetype<Sequence>(changetype<usize>(entry)).tokens;
-    const known = isRequest ? request.numPromptTokens : changetype<Sequence>(changetype<usize>(entry)).numTokens;
+    const known = isRequest
+      ? request.numPromptTokens
+      : changetype<Sequence>(changetype<usize>(entry)).numTokens;
 
     const hits = countHits(c, request, tokens, known);
     const cachedTokens = hits << c.blockShift;
     const take = min(known - cachedTokens, prefillCap(c, budget));
     const wanted = blocksFor(c, known) - hits;
     if (numAvailableBlocks(c) - idleHits(c, hits) < reserved + wanted) {
-      ensure(c.numRunning > 0 || c.numStepsInFlight > 0, "what is alone fits");
+      ensure(c.numRunning > 0 || c.numStepsInFlight > 0, 'what is alone fits');
       return;
     }
     if (!hasRoomToOpen(c, request, known) || !hasRoomForShared(c, hits)) return;
@@ -219,7 +244,7 @@ function countHits(c: CoreState, request: Request, tokens: usize, known: u32): u
 function idleHits(c: CoreState, hits: u32): u32 {
   let idle: u32 = 0;
   for (let hit: u32 = 0; hit < hits; hit++) {
-    if (blockAt(c, load<u32>(c.hits + (<usize>hit << 2))).owners == 0) idle++;
+    if (blockAt(c, load<u32>(c.hits + ((<usize>hit) << 2))).owners == 0) idle++;
   }
   return idle;
 }
@@ -229,11 +254,18 @@ function seat(c: CoreState, request: Request): usize {
   const params = paramsOf(request);
   const prompt = request.numPromptTokens;
   const maxTotal = <u32>min<u64>(<u64>prompt + <u64>SamplingParams.max_tokens(params), <u64>c.lengthLimit);
-  const minTotal = prompt + SamplingParams.min_tokens(params);
+  const minTotal = <u32>min<u64>(<u64>prompt + <u64>SamplingParams.min_tokens(params), <u64>u32.MAX_VALUE);
   const seats = min(numUnstarted(request), min(c.numFreeSlots, c.numFreeSequences));
   let leader: usize = 0;
   for (let seated: u32 = 0; seated < seats; seated++) {
-    const address = newSequence(c, request, request.sample, maxTotal, minTotal, SamplingParams.ignore_eos(params));
+    const address = newSequence(
+      c,
+      request,
+      request.sample,
+      maxTotal,
+      minTotal,
+      SamplingParams.ignore_eos(params),
+    );
     if (address == 0) break;
     const sequence = changetype<Sequence>(address);
     if (leader == 0) {
@@ -264,10 +296,17 @@ function readmit(c: CoreState, sequence: Sequence): void {
   insertRunning(c, sequence);
 }
 
-function start(c: CoreState, record: StepRecord, sequence: Sequence, hits: u32, take: u32, isFirst: bool): void {
+function start(
+  c: CoreState,
+  record: StepRecord,
+  sequence: Sequence,
+  hits: u32,
+  take: u32,
+  isFirst: bool,
+): void {
   const request = changetype<Request>(sequence.request);
   for (let hit: u32 = 0; hit < hits; hit++) {
-    appendShared(c, sequence, load<u32>(c.hits + (<usize>hit << 2)));
+    appendShared(c, sequence, load<u32>(c.hits + ((<usize>hit) << 2)));
   }
   if (hits > 0) {
     const last = blockAt(c, blockOf(sequence, hits - 1));

@@ -7,11 +7,11 @@
 //
 // `computed` counts the positions that have been planned; a position is proven when its step is committed. `epoch` changes with each
 // preemption, so that a step still in flight is known to have written blocks that are no longer the sequence's.
-import { CoreState } from "./core_state";
-import { Entry, EntryKind, precedes } from "./entry";
-import { ensure } from "./errors";
-import { promptOf, Request } from "./request";
-import { heapAllocate, heapCapacity, heapFree, heapGrow } from "./token_heap";
+import { CoreState } from './core_state';
+import { Entry, EntryKind, precedes } from './entry';
+import { ensure } from './errors';
+import { promptOf, Request } from './request';
+import { heapAllocate, heapCapacity, heapFree, heapGrow } from './token_heap';
 
 export const enum SequenceState {
   free = 0,
@@ -59,12 +59,19 @@ export class Sequence extends Entry {
 export const SEQUENCE_BYTES: usize = (offsetof<Sequence>() + 7) & ~7;
 
 /** A started sample with the prompt as its tokens, or 0 when the token heap is full. It joins the request's live sequences. */
-export function newSequence(c: CoreState, request: Request, sample: u32, maxTotal: u32, minTotal: u32, ignoreEos: bool): usize {
-  const promptBytes = <u64>request.numPromptTokens << 2;
+export function newSequence(
+  c: CoreState,
+  request: Request,
+  sample: u32,
+  maxTotal: u32,
+  minTotal: u32,
+  ignoreEos: bool,
+): usize {
+  const promptBytes = (<u64>request.numPromptTokens) << 2;
   const tokens = heapAllocate(c, promptBytes + 4);
   if (tokens == 0) return 0;
-  ensure(c.numFreeSequences > 0, "a sequence record is free when one is taken");
-  const address = <usize>load<u32>(c.freeSequences + (<usize>(--c.numFreeSequences) << 2));
+  ensure(c.numFreeSequences > 0, 'a sequence record is free when one is taken');
+  const address = <usize>load<u32>(c.freeSequences + (--c.numFreeSequences << 2));
   memory.fill(address, 0, SEQUENCE_BYTES);
   memory.copy(tokens, promptOf(request), <usize>promptBytes);
   const sequence = changetype<Sequence>(address);
@@ -92,9 +99,11 @@ export function newSequence(c: CoreState, request: Request, sample: u32, maxTota
 /** Takes the sequence out of its request. Its tokens go; the record stays while steps of it are in flight. */
 export function detachSequence(c: CoreState, sequence: Sequence): void {
   const request = changetype<Request>(sequence.request);
-  if (sequence.previousSibling != 0) changetype<Sequence>(sequence.previousSibling).nextSibling = sequence.nextSibling;
+  if (sequence.previousSibling != 0)
+    changetype<Sequence>(sequence.previousSibling).nextSibling = sequence.nextSibling;
   else request.firstSequence = sequence.nextSibling;
-  if (sequence.nextSibling != 0) changetype<Sequence>(sequence.nextSibling).previousSibling = sequence.previousSibling;
+  if (sequence.nextSibling != 0)
+    changetype<Sequence>(sequence.nextSibling).previousSibling = sequence.previousSibling;
   else request.lastSequence = sequence.previousSibling;
   request.numSequences--;
   heapFree(c, sequence.tokens);
@@ -103,51 +112,54 @@ export function detachSequence(c: CoreState, sequence: Sequence): void {
 }
 
 export function freeSequenceRecord(c: CoreState, sequence: Sequence): void {
-  ensure(sequence.state == SequenceState.ended && sequence.numBlocks == 0 && !sequence.ownsSlot, "an ended sequence owns nothing");
+  ensure(
+    sequence.state == SequenceState.ended && sequence.numBlocks == 0 && !sequence.ownsSlot,
+    'an ended sequence owns nothing',
+  );
   sequence.state = SequenceState.free;
-  store<u32>(c.freeSequences + (<usize>(c.numFreeSequences++) << 2), <u32>changetype<usize>(sequence));
+  store<u32>(c.freeSequences + (c.numFreeSequences++ << 2), <u32>changetype<usize>(sequence));
 }
 
 /** Appends a sampled token; false when the token heap is full. */
 export function appendToken(c: CoreState, sequence: Sequence, token: i32): bool {
   if (sequence.numTokens == sequence.numTokensCapacity) {
-    const grown = heapGrow(c, sequence.tokens, <u64>sequence.numTokens << 3);
+    const grown = heapGrow(c, sequence.tokens, (<u64>sequence.numTokens) << 3);
     if (grown == 0) return false;
     sequence.tokens = grown;
     sequence.numTokensCapacity = heapCapacity(c, grown) >> 2;
   }
-  store<i32>(sequence.tokens + (<usize>(sequence.numTokens++) << 2), token);
+  store<i32>(sequence.tokens + (sequence.numTokens++ << 2), token);
   return true;
 }
 
 export function takeSlot(c: CoreState, sequence: Sequence): void {
-  ensure(c.numFreeSlots > 0 && !sequence.ownsSlot, "a slot is free when one is taken");
-  sequence.slot = load<u32>(c.freeSlots + (<usize>(--c.numFreeSlots) << 2));
-  sequence.blockTable = c.blockTables + (<usize>sequence.slot * <usize>c.maxBlocksPerSequence << 2);
+  ensure(c.numFreeSlots > 0 && !sequence.ownsSlot, 'a slot is free when one is taken');
+  sequence.slot = load<u32>(c.freeSlots + (--c.numFreeSlots << 2));
+  sequence.blockTable = c.blockTables + ((<usize>sequence.slot * <usize>c.maxBlocksPerSequence) << 2);
   sequence.ownsSlot = true;
   sequence.opened = false;
 }
 
 export function giveSlotBack(c: CoreState, sequence: Sequence): void {
-  ensure(sequence.ownsSlot && sequence.numBlocks == 0, "a slot is given back once, without blocks");
-  store<u32>(c.freeSlots + (<usize>(c.numFreeSlots++) << 2), sequence.slot);
+  ensure(sequence.ownsSlot && sequence.numBlocks == 0, 'a slot is given back once, without blocks');
+  store<u32>(c.freeSlots + (c.numFreeSlots++ << 2), sequence.slot);
   sequence.ownsSlot = false;
 }
 
 // The running list: addresses of the sequences that own a slot and have not ended, by key.
 
 export function runningAt(c: CoreState, index: u32): Sequence {
-  return changetype<Sequence>(<usize>load<u32>(c.running + (<usize>index << 2)));
+  return changetype<Sequence>(<usize>load<u32>(c.running + ((<usize>index) << 2)));
 }
 
 export function insertRunning(c: CoreState, sequence: Sequence): void {
   let index = c.numRunning++;
-  ensure(c.numRunning <= c.maxNumSeqs, "at most max_num_seqs sequences run");
+  ensure(c.numRunning <= c.maxNumSeqs, 'at most max_num_seqs sequences run');
   while (index > 0 && precedes(sequence, runningAt(c, index - 1))) {
-    store<u32>(c.running + (<usize>index << 2), load<u32>(c.running + (<usize>(index - 1) << 2)));
+    store<u32>(c.running + ((<usize>index) << 2), load<u32>(c.running + ((<usize>(index - 1)) << 2)));
     index--;
   }
-  store<u32>(c.running + (<usize>index << 2), <u32>changetype<usize>(sequence));
+  store<u32>(c.running + ((<usize>index) << 2), <u32>changetype<usize>(sequence));
 }
 
 /** Removes the sequences that have left (ended or waiting) since the last time. */
@@ -157,7 +169,7 @@ export function compactRunning(c: CoreState): void {
   for (let index: u32 = 0; index < c.numRunning; index++) {
     const sequence = runningAt(c, index);
     if (sequence.state == SequenceState.running || sequence.state == SequenceState.follower) {
-      store<u32>(c.running + (<usize>(kept++) << 2), <u32>changetype<usize>(sequence));
+      store<u32>(c.running + (kept++ << 2), <u32>changetype<usize>(sequence));
     }
   }
   c.numRunning = kept;

@@ -1,6 +1,6 @@
 // The Stats table: what can be counted, for logs, metrics and tests.
-import { CoreState, Pause } from "./core_state";
-import { Stats } from "./wire/generated/output";
+import { CoreState, Pause } from './core_state';
+import { Stats } from './wire/generated/output';
 
 /** Writes the Stats behind the output buffer's start and gives its address; its size goes to `c.messageBytes`. */
 export function writeStats(c: CoreState, buffer: usize): usize {

@@ -1,8 +1,8 @@
 // What the core remembers of an instruction in flight, until its result is committed: which sequences it computes up to where, which it
 // samples, which prompt log-probs it scores, or which control command it carries out.
-import { CoreState, MAX_STEPS_IN_FLIGHT } from "./core_state";
-import { Request } from "./request";
-import { Sequence } from "./sequence";
+import { CoreState, MAX_STEPS_IN_FLIGHT } from './core_state';
+import { Request } from './request';
+import { Sequence } from './sequence';
 
 @unmanaged
 export class StepRecord {
@@ -58,18 +58,18 @@ export function clearRecord(c: CoreState, record: StepRecord): void {
 }
 
 export function recordSequence(record: StepRecord, sequence: Sequence): void {
-  const at = <usize>(record.numSequences++) << 2;
+  const at = record.numSequences++ << 2;
   store<u32>(record.sequences + at, <u32>changetype<usize>(sequence));
   store<u32>(record.epochs + at, sequence.epoch);
   store<u32>(record.ends + at, sequence.computed);
 }
 
 export function recordSample(record: StepRecord, sequence: Sequence): void {
-  store<u32>(record.samples + (<usize>(record.numSamples++) << 2), <u32>changetype<usize>(sequence));
+  store<u32>(record.samples + (record.numSamples++ << 2), <u32>changetype<usize>(sequence));
 }
 
 export function recordScored(record: StepRecord, request: Request, position: u32, count: u32): void {
-  const at = <usize>(record.numScored++) << 2;
+  const at = record.numScored++ << 2;
   store<u32>(record.scoredRequests + at, <u32>changetype<usize>(request));
   store<u64>(record.scoredArrivals + (at << 1), request.arrival);
   store<u32>(record.scoredPositions + at, position);
@@ -79,5 +79,5 @@ export function recordScored(record: StepRecord, request: Request, position: u32
 }
 
 export function sequenceOf(column: usize, index: u32): Sequence {
-  return changetype<Sequence>(<usize>load<u32>(column + (<usize>index << 2)));
+  return changetype<Sequence>(<usize>load<u32>(column + ((<usize>index) << 2)));
 }

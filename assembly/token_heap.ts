@@ -2,8 +2,8 @@
 //
 // Sizes are powers of two from 64 bytes. One byte per smallest block says the order of the allocation or free block that begins there
 // (0 = nothing begins there, order + 1, with FREE set when it is free). Free blocks of one order form a list through their first words.
-import { CoreState } from "./core_state";
-import { ensure } from "./errors";
+import { CoreState } from './core_state';
+import { ensure } from './errors';
 
 const MIN_SHIFT: u32 = 6;
 const FREE: u8 = 0x80;
@@ -15,11 +15,11 @@ function orderByte(c: CoreState, unit: u32): usize {
 }
 
 function addressOf(c: CoreState, unit: u32): usize {
-  return c.heap + (<usize>unit << MIN_SHIFT);
+  return c.heap + ((<usize>unit) << MIN_SHIFT);
 }
 
 function listHead(c: CoreState, order: u32): usize {
-  return c.heapFree + (<usize>order << 2);
+  return c.heapFree + ((<usize>order) << 2);
 }
 
 function link(c: CoreState, unit: u32, order: u32): void {
@@ -89,7 +89,7 @@ function touch(c: CoreState, unit: u32): void {
 export function heapFree(c: CoreState, address: usize): void {
   let unit = <u32>((address - c.heap) >> MIN_SHIFT);
   const mark = load<u8>(orderByte(c, unit));
-  ensure(mark != 0 && (mark & FREE) == 0, "token memory is freed once");
+  ensure(mark != 0 && (mark & FREE) == 0, 'token memory is freed once');
   let order = <u32>mark - 1;
   c.heapUsedBytes -= (<u64>1) << (order + MIN_SHIFT);
   store<u8>(orderByte(c, unit), 0);

@@ -35,7 +35,10 @@ function installPeer() {
 }
 
 function run(script, args) {
-  const child = spawnSync(process.execPath, [script, ...args], { encoding: 'utf8', stdio: ['ignore', 'pipe', 'inherit'] });
+  const child = spawnSync(process.execPath, [script, ...args], {
+    encoding: 'utf8',
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
   if (child.status !== 0) throw new Error(`${script} ended with ${child.status ?? child.signal}`);
   return JSON.parse(child.stdout.trim().split('\n').at(-1));
 }
@@ -63,7 +66,9 @@ for (let index = 0; index < RUNS; index += 1) {
   ours.push(run('bench/cpu/kadenz.mjs', [MODEL]));
   theirs.push(run('bench/cpu/peer.mjs', [GGUF, PEER_FOLDER]));
   const rate = (one) => (one.tokens / one.seconds).toFixed(0);
-  console.error(`run ${index + 1} of ${RUNS}: kadenz ${rate(ours.at(-1))} tokens/s, node-llama-cpp ${rate(theirs.at(-1))} tokens/s`);
+  console.error(
+    `run ${index + 1} of ${RUNS}: kadenz ${rate(ours.at(-1))} tokens/s, node-llama-cpp ${rate(theirs.at(-1))} tokens/s`,
+  );
 }
 
 const kadenz = summarise(ours);
@@ -73,12 +78,33 @@ const memoryLimitBytes = weightBytes + kvBytes + MEMORY_SLACK_BYTES;
 const mib = (bytes) => (bytes / 1024 ** 2).toFixed(0);
 const rows = [
   ['', 'kadenz', 'node-llama-cpp', 'limit', 'ratio'],
-  ['tokens/s, median', kadenz.tokensPerSecond.toFixed(0), peer.tokensPerSecond.toFixed(0), '>= peer', `${(kadenz.tokensPerSecond / peer.tokensPerSecond).toFixed(2)}`],
-  ['tokens/s, slowest .. fastest', `${kadenz.slowest.toFixed(0)} .. ${kadenz.fastest.toFixed(0)}`, `${peer.slowest.toFixed(0)} .. ${peer.fastest.toFixed(0)}`, '', ''],
-  ['peak resident, MiB', mib(kadenz.peakBytes), mib(peer.peakBytes), `<= ${mib(memoryLimitBytes)}`, (kadenz.peakBytes / memoryLimitBytes).toFixed(2)],
+  [
+    'tokens/s, median',
+    kadenz.tokensPerSecond.toFixed(0),
+    peer.tokensPerSecond.toFixed(0),
+    '>= peer',
+    `${(kadenz.tokensPerSecond / peer.tokensPerSecond).toFixed(2)}`,
+  ],
+  [
+    'tokens/s, slowest .. fastest',
+    `${kadenz.slowest.toFixed(0)} .. ${kadenz.fastest.toFixed(0)}`,
+    `${peer.slowest.toFixed(0)} .. ${peer.fastest.toFixed(0)}`,
+    '',
+    '',
+  ],
+  [
+    'peak resident, MiB',
+    mib(kadenz.peakBytes),
+    mib(peer.peakBytes),
+    `<= ${mib(memoryLimitBytes)}`,
+    (kadenz.peakBytes / memoryLimitBytes).toFixed(2),
+  ],
 ];
-console.log(`SmolLM2-135M float16, ${PROMPTS} prompts x ${SAMPLES} samples x ${NEW_TOKENS} tokens, ${THREADS} threads, ${cpus()[0].model}, ${RUNS} runs each in turn`);
-for (const row of rows) console.log(row.map((cell, column) => (column === 0 ? cell.padEnd(30) : cell.padStart(17))).join(''));
+console.log(
+  `SmolLM2-135M float16, ${PROMPTS} prompts x ${SAMPLES} samples x ${NEW_TOKENS} tokens, ${THREADS} threads, ${cpus()[0].model}, ${RUNS} runs each in turn`,
+);
+for (const row of rows)
+  console.log(row.map((cell, column) => (column === 0 ? cell.padEnd(30) : cell.padStart(17))).join(''));
 console.log(`The limit of memory is weights (${mib(weightBytes)}) + KV cache (${mib(kvBytes)}) + 300 MiB.`);
 
 const date = new Date().toISOString().slice(0, 10);
@@ -96,4 +122,5 @@ const record = {
   runs: { kadenz: ours, peer: theirs },
 };
 writeFileSync(`bench/results/cpu-${date}.json`, `${JSON.stringify(record, null, 2)}\n`);
-if (kadenz.tokensPerSecond < peer.tokensPerSecond || kadenz.peakBytes > memoryLimitBytes) process.exitCode = 1;
+if (kadenz.tokensPerSecond < peer.tokensPerSecond || kadenz.peakBytes > memoryLimitBytes)
+  process.exitCode = 1;

@@ -16,7 +16,17 @@ const results = await engine.generate(
   prompts.map((promptTokenIds) => ({ promptTokenIds, n: SAMPLES, maxTokens: NEW_TOKENS, ignoreEos: true })),
 );
 const seconds = (performance.now() - begin) / 1000;
-const tokens = results.flatMap((result) => result.samples).reduce((sum, sample) => sum + sample.tokenIds.length, 0);
+const tokens = results
+  .flatMap((result) => result.samples)
+  .reduce((sum, sample) => sum + sample.tokenIds.length, 0);
 const stats = await engine.stats();
 await engine.close();
-report({ tokens, seconds, detail: { weightBytes: engine.info.host.weightBytes, kvBytes: engine.info.host.kvBytes, preemptions: Number(stats.numPreemptions) } });
+report({
+  tokens,
+  seconds,
+  detail: {
+    weightBytes: engine.info.host.weightBytes,
+    kvBytes: engine.info.host.kvBytes,
+    preemptions: Number(stats.numPreemptions),
+  },
+});

@@ -29,7 +29,9 @@ async function sample(promptTokenIds, seed) {
 }
 
 const begin = performance.now();
-const counts = await Promise.all(prompts.flatMap((ids, p) => Array.from({ length: SAMPLES }, (_, s) => sample(ids, p * SAMPLES + s))));
+const counts = await Promise.all(
+  prompts.flatMap((ids, p) => Array.from({ length: SAMPLES }, (_, s) => sample(ids, p * SAMPLES + s))),
+);
 const seconds = (performance.now() - begin) / 1000;
 report({ tokens: counts.reduce((a, b) => a + b, 0), seconds, detail: { systemInfo: llama.systemInfo } });
 await llama.dispose();

@@ -1,5 +1,5 @@
-// Entry of kadenz.node. Each environment (the main thread, each worker) gets the NativeHost class of its own; loading does
-// nothing else.
+// Entry of kadenz.node. Each environment (the main thread, each worker) gets the NativeHost class of its own;
+// loading does nothing else.
 #include <napi.h>
 
 #include "addon/native_host.h"

@@ -23,21 +23,24 @@ auto guarded(Napi::Env env, Call call) {
   } catch (const HostError& error) {
     throw error_of(env, error);
   } catch (const std::bad_alloc&) {
-    throw error_of(env, HostError("out_of_memory", "There is not enough memory for the model or its KV cache."));
+    throw error_of(env,
+                   HostError("out_of_memory", "There is not enough memory for the model or its KV cache."));
   }
 }
 
 }  // namespace
 
 Napi::Function NativeHost::define(Napi::Env env) {
-  return DefineClass(env, "NativeHost",
-                     {InstanceMethod<&NativeHost::submit>("submit"), InstanceMethod<&NativeHost::collect>("collect"),
-                      InstanceMethod<&NativeHost::info>("info"), InstanceMethod<&NativeHost::close>("close")});
+  return DefineClass(
+      env, "NativeHost",
+      {InstanceMethod<&NativeHost::submit>("submit"), InstanceMethod<&NativeHost::collect>("collect"),
+       InstanceMethod<&NativeHost::info>("info"), InstanceMethod<&NativeHost::close>("close")});
 }
 
 NativeHost::NativeHost(const Napi::CallbackInfo& info) : Napi::ObjectWrap<NativeHost>(info) {
   const Napi::Env env = info.Env();
-  if (info.Length() < 1 || !info[0].IsObject()) throw Napi::TypeError::New(env, "NativeHost takes one options object.");
+  if (info.Length() < 1 || !info[0].IsObject())
+    throw Napi::TypeError::New(env, "NativeHost takes one options object.");
   const HostOptions options = read_host_options(info[0].As<Napi::Object>());
   host_ = guarded(env, [&] { return std::make_unique<Host>(options); });
   napi_add_env_cleanup_hook(env, end_of_environment, this);

@@ -1,15 +1,15 @@
-// NativeHost in JavaScript: unwrap, call kadenz::Host, wrap. Every call is synchronous; collect() blocks, so an instance
-// belongs in a worker thread.
+// NativeHost in JavaScript: unwrap, call kadenz::Host, wrap. Every call is synchronous; collect() blocks, so
+// an instance belongs in a worker thread.
 //
-//   new NativeHost({config, tensors, files, dtype, numBlocks, blockSize, maxNumSeqs, maxModelLen, maxNumBatchedTokens,
-//                   numThreads, isa?})
+//   new NativeHost({config, tensors, files, dtype, numBlocks, blockSize, maxNumSeqs, maxModelLen,
+//                   maxNumBatchedTokens, numThreads, isa?})
 //   submit(Uint8Array): void      collect(): Uint8Array      info(): {...}      close(): void
 //
-// The host's thread ends with close(), with the object, or with the environment (a worker that is ended), whichever comes
-// first.
+// The host's thread ends with close(), with the object, or with the environment (a worker that is ended),
+// whichever comes first.
 //
-// Errors are Errors with a `code`. The array given to submit() is kept alive until its result was collected; its bytes
-// must not be changed, transferred or grown away before that.
+// Errors are Errors with a `code`. The array given to submit() is kept alive until its result was collected;
+// its bytes must not be changed, transferred or grown away before that.
 #pragma once
 
 #include <napi.h>

@@ -23,7 +23,8 @@ class Fields {
   }
   int64_t integer(const char* name, int64_t least, int64_t most) const {
     const double found = number(name);
-    if (std::trunc(found) != found || found < static_cast<double>(least) || found > static_cast<double>(most)) {
+    if (std::trunc(found) != found || found < static_cast<double>(least) ||
+        found > static_cast<double>(most)) {
       fail(name, "an integer from " + std::to_string(least) + " to " + std::to_string(most));
     }
     return static_cast<int64_t>(found);
@@ -155,8 +156,8 @@ HostOptions read_host_options(const Napi::Object& object) {
     if (!path.IsString()) fields.fail("files", "an array of strings");
     options.files.push_back(path.As<Napi::String>().Utf8Value());
   }
-  options.dtype = fields.text("dtype") == "bfloat16" ? DType::kBFloat16
-                                                     : fields.choice<DType>("dtype", {"float32"});
+  options.dtype =
+      fields.text("dtype") == "bfloat16" ? DType::kBFloat16 : fields.choice<DType>("dtype", {"float32"});
   options.limits.num_blocks = fields.count("numBlocks");
   options.limits.block_size = fields.count("blockSize");
   options.limits.max_num_seqs = fields.count("maxNumSeqs");

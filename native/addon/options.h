@@ -1,5 +1,5 @@
-// JavaScript's options object to HostOptions. TypeScript has judged the model; here every field must be there with its
-// type, or a TypeError with the field's name is thrown.
+// JavaScript's options object to HostOptions. TypeScript has judged the model; here every field must be there
+// with its type, or a TypeError with the field's name is thrown.
 #pragma once
 
 #include <napi.h>

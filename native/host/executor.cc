@@ -59,8 +59,10 @@ void Executor::note_memory() {
 }
 
 void Executor::run_step(const wire::StepPlan& table) {
-  if (kv_cache_released_) throw HostError("memory_released", "The KV cache is released; resume it before the next step.");
-  if (weights_released_) throw HostError("memory_released", "The weights are released; resume them before the next step.");
+  if (kv_cache_released_)
+    throw HostError("memory_released", "The KV cache is released; resume it before the next step.");
+  if (weights_released_)
+    throw HostError("memory_released", "The weights are released; resume them before the next step.");
   const std::vector<PreviousSample> before = std::move(previous_);
   previous_.clear();
   const Plan plan = read_plan(table, limits_);
@@ -99,7 +101,8 @@ void Executor::resume_memory(wire::MemoryTags tags) {
   check_tags(tags);
   const bool kv_cache = has(tags, wire::MemoryTags::kv_cache);
   const bool weights = has(tags, wire::MemoryTags::weights);
-  if (kv_cache && !kv_cache_released_) throw HostError("memory_not_released", "The KV cache is not released.");
+  if (kv_cache && !kv_cache_released_)
+    throw HostError("memory_not_released", "The KV cache is not released.");
   if (weights && !weights_released_) throw HostError("memory_not_released", "The weights are not released.");
   if (kv_cache) {
     decoder_->restore_cache();
@@ -126,19 +129,18 @@ void Executor::carry_out(const wire::Instruction& instruction) {
       resume_memory(instruction.work_as_ResumeMemory()->tags());
       return note_memory();
     case wire::Work::LoadAdapter:
-    case wire::Work::UnloadAdapter:
-      throw HostError("unsupported", "This host runs without adapters.");
+    case wire::Work::UnloadAdapter: throw HostError("unsupported", "This host runs without adapters.");
     case wire::Work::SetParallelGroups: {
       const wire::SetParallelGroups& groups = *instruction.work_as_SetParallelGroups();
-      if (groups.tensor_parallel_size() == 1 && groups.pipeline_parallel_size() == 1 && groups.data_parallel_size() == 1 &&
-          groups.rank() == 0) {
+      if (groups.tensor_parallel_size() == 1 && groups.pipeline_parallel_size() == 1 &&
+          groups.data_parallel_size() == 1 && groups.rank() == 0) {
         return;
       }
-      throw HostError("unsupported", "The CPU host is one rank: tensor, pipeline and data parallel size must be 1, the rank 0.");
+      throw HostError(
+          "unsupported",
+          "The CPU host is one rank: tensor, pipeline and data parallel size must be 1, the rank 0.");
     }
-    case wire::Work::Shutdown:
-      shut_down_ = true;
-      return;
+    case wire::Work::Shutdown: shut_down_ = true; return;
     default:
       throw HostError("unsupported", "The instruction holds work of the unknown kind " +
                                          std::to_string(static_cast<int>(instruction.work_type())) + ".");
@@ -150,7 +152,8 @@ std::vector<uint8_t> Executor::execute(const wire::Instruction& instruction) {
   const uint64_t step = instruction.step();
   try {
     carry_out(instruction);
-    if (instruction.work_type() != wire::Work::StepPlan) return write_result(builder_, step, wire::ErrorCode::none, "");
+    if (instruction.work_type() != wire::Work::StepPlan)
+      return write_result(builder_, step, wire::ErrorCode::none, "");
     scratch_bytes_ = decoder_->scratch_bytes() + sampling_.scratch_bytes();
     return write_result(builder_, step, sampling_.samples(), sampling_.scores());
   } catch (const HostError& error) {
@@ -158,7 +161,8 @@ std::vector<uint8_t> Executor::execute(const wire::Instruction& instruction) {
     return write_result(builder_, step, code_of(error), error.what());
   } catch (const std::bad_alloc&) {
     previous_.clear();
-    return write_result(builder_, step, wire::ErrorCode::step_failed, "There is not enough memory for this step.");
+    return write_result(builder_, step, wire::ErrorCode::step_failed,
+                        "There is not enough memory for this step.");
   }
 }
 

@@ -1,11 +1,14 @@
-// Carries out instructions, one at a time: owns the decoder, the slots and what the step before sampled. It decides
-// nothing; an instruction that can't be carried out gives a Result with a code and a sentence, and the process lives.
+// Carries out instructions, one at a time: owns the decoder, the slots and what the step before sampled. It
+// decides nothing; an instruction that can't be carried out gives a Result with a code and a sentence, and
+// the process lives.
 //
-// After a failed step its slots hold what the plan said or what they held before, whichever; nothing of them is read again
-// without being opened anew, because a failed step ends its sequences. What a later step gathers from it is refused.
+// After a failed step its slots hold what the plan said or what they held before, whichever; nothing of them
+// is read again without being opened anew, because a failed step ends its sequences. What a later step
+// gathers from it is refused.
 //
-// Memory: a released KV cache is given back to the operating system and comes back empty; released weights are dropped and
-// packed again from the checkpoint's files, which stay mapped for that. Steps are refused in between.
+// Memory: a released KV cache is given back to the operating system and comes back empty; released weights
+// are dropped and packed again from the checkpoint's files, which stay mapped for that. Steps are refused in
+// between.
 //
 // Constructed by one thread and then used by one other, the host's.
 #pragma once

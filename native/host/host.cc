@@ -16,12 +16,14 @@ const wire::Instruction* verified(const uint8_t* bytes, size_t size) {
   limits.max_depth = 8;
   limits.max_tables = 16;
   flatbuffers::Verifier verifier(bytes, size, limits);
-  return verifier.VerifyBuffer<wire::Instruction>(nullptr) ? flatbuffers::GetRoot<wire::Instruction>(bytes) : nullptr;
+  return verifier.VerifyBuffer<wire::Instruction>(nullptr) ? flatbuffers::GetRoot<wire::Instruction>(bytes)
+                                                           : nullptr;
 }
 
 }  // namespace
 
-Host::Host(const HostOptions& options) : executor_(std::make_unique<Executor>(options)), thread_([this] { work(); }) {}
+Host::Host(const HostOptions& options)
+    : executor_(std::make_unique<Executor>(options)), thread_([this] { work(); }) {}
 
 Host::~Host() { close(); }
 
@@ -32,8 +34,8 @@ void Host::check_open() const {
 void Host::submit(std::span<const uint8_t> instruction) {
   check_open();
   if (num_outstanding_ >= kMostOutstanding) {
-    throw HostError("too_many_steps_in_flight",
-                    std::to_string(num_outstanding_) + " instructions are under way; collect a result first.");
+    throw HostError("too_many_steps_in_flight", std::to_string(num_outstanding_) +
+                                                    " instructions are under way; collect a result first.");
   }
   Job job;
   const uint8_t* bytes = instruction.data();
@@ -55,7 +57,8 @@ void Host::submit(std::span<const uint8_t> instruction) {
 
 std::vector<uint8_t> Host::collect() {
   check_open();
-  if (num_outstanding_ == 0) throw HostError("nothing_submitted", "No instruction is under way; submit one first.");
+  if (num_outstanding_ == 0)
+    throw HostError("nothing_submitted", "No instruction is under way; submit one first.");
   std::unique_lock lock(mutex_);
   changed_.wait(lock, [this] { return !results_.empty(); });
   std::vector<uint8_t> result = std::move(results_.front());

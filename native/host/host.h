@@ -1,8 +1,8 @@
-// The host as its client sees it: submit() queues an instruction and returns at once, collect() waits for the oldest one
-// and gives its Result. One thread of its own executes, in order.
+// The host as its client sees it: submit() queues an instruction and returns at once, collect() waits for the
+// oldest one and gives its Result. One thread of its own executes, in order.
 //
-// Ownership: an instruction's bytes are read where they lie. They must stay valid and unchanged until its Result has been
-// collected or the host is closed. Bytes that don't begin at a multiple of 8 are copied.
+// Ownership: an instruction's bytes are read where they lie. They must stay valid and unchanged until its
+// Result has been collected or the host is closed. Bytes that don't begin at a multiple of 8 are copied.
 //
 // submit(), collect() and close() are called by one thread.
 #pragma once
@@ -42,7 +42,7 @@ class Host {
 
  private:
   struct Job {
-    std::vector<uint64_t> copy;  // of bytes that were not aligned
+    std::vector<uint64_t> copy;                      // of bytes that were not aligned
     const wire::Instruction* instruction = nullptr;  // null: not valid
   };
 
@@ -52,9 +52,9 @@ class Host {
   std::unique_ptr<Executor> executor_;
   std::mutex mutex_;
   std::condition_variable changed_;
-  std::deque<Job> jobs_;                       // the first one may be under way
+  std::deque<Job> jobs_;  // the first one may be under way
   std::deque<std::vector<uint8_t>> results_;
-  uint64_t num_outstanding_ = 0;               // submitted, not collected; the client's thread only
+  uint64_t num_outstanding_ = 0;  // submitted, not collected; the client's thread only
   bool stopping_ = false;
   std::thread thread_;
 };

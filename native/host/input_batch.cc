@@ -7,7 +7,9 @@
 namespace kadenz {
 namespace {
 
-[[noreturn]] void refuse(const std::string& sentence) { throw HostError("step_failed", "Bad step plan: " + sentence); }
+[[noreturn]] void refuse(const std::string& sentence) {
+  throw HostError("step_failed", "Bad step plan: " + sentence);
+}
 
 }  // namespace
 
@@ -24,8 +26,9 @@ void InputBatch::add_sequence(const Plan& plan, size_t i, uint32_t first_row, co
   const uint32_t count = plan.sequence_num_tokens[i];
   const uint32_t blocks = (start + count + limits.block_size - 1) / limits.block_size;
   if (blocks > slot.leading_blocks) {
-    refuse(name + " needs " + std::to_string(blocks) + " blocks for positions up to " + std::to_string(start + count - 1) +
-           "; its table has " + std::to_string(slot.leading_blocks) + ".");
+    refuse(name + " needs " + std::to_string(blocks) + " blocks for positions up to " +
+           std::to_string(start + count - 1) + "; its table has " + std::to_string(slot.leading_blocks) +
+           ".");
   }
   if (slot.next_position != kUnknownPosition && start > slot.next_position) {
     refuse(name + " goes on at position " + std::to_string(start) + "; positions from " +
@@ -40,14 +43,14 @@ void InputBatch::add_sequence(const Plan& plan, size_t i, uint32_t first_row, co
     if (token_id < 0) {
       const uint64_t sample = static_cast<uint64_t>(-1 - static_cast<int64_t>(token_id));
       if (sample >= previous.size()) {
-        refuse("row " + std::to_string(row) + " takes sample " + std::to_string(sample) + " of the step before, which had " +
-               std::to_string(previous.size()) + ".");
+        refuse("row " + std::to_string(row) + " takes sample " + std::to_string(sample) +
+               " of the step before, which had " + std::to_string(previous.size()) + ".");
       }
       const PreviousSample& source = previous[sample];
       if (source.slot != slot_index || source.position != start + k) {
-        refuse("row " + std::to_string(row) + " is position " + std::to_string(start + k) + " of " + name + ", but sample " +
-               std::to_string(sample) + " of the step before was position " + std::to_string(source.position) +
-               " of slot " + std::to_string(source.slot) + ".");
+        refuse("row " + std::to_string(row) + " is position " + std::to_string(start + k) + " of " + name +
+               ", but sample " + std::to_string(sample) + " of the step before was position " +
+               std::to_string(source.position) + " of slot " + std::to_string(source.slot) + ".");
       }
       poisoned = poisoned || source.token_id < 0;
       token_id = source.token_id < 0 ? 0 : source.token_id;
@@ -78,7 +81,8 @@ void InputBatch::check_samples(const Plan& plan, const SlotTable& slots) const {
     }
   }
   for (size_t i = 0; i < plan.score_slot.size(); ++i) {
-    if (!slots[plan.score_slot[i]].open) refuse("slot " + std::to_string(plan.score_slot[i]) + " is scored but not open.");
+    if (!slots[plan.score_slot[i]].open)
+      refuse("slot " + std::to_string(plan.score_slot[i]) + " is scored but not open.");
   }
 }
 
@@ -92,7 +96,8 @@ void InputBatch::build(const Plan& plan, const HostLimits& limits, const SlotTab
   sequences_.clear();
   copies_.clear();
   output_rows_.clear();
-  for (size_t i = 0; i < plan.copy_source.size(); ++i) copies_.push_back({plan.copy_source[i], plan.copy_target[i]});
+  for (size_t i = 0; i < plan.copy_source.size(); ++i)
+    copies_.push_back({plan.copy_source[i], plan.copy_target[i]});
 
   uint32_t first_row = 0;
   for (size_t i = 0; i < plan.sequence_slot.size(); ++i) {

@@ -1,5 +1,5 @@
-// One step's plan turned into the decoder's batch: sampled tokens of the step before are filled in, each sequence gets its
-// slot's block table, and the rows whose hidden state is needed are listed once, in order.
+// One step's plan turned into the decoder's batch: sampled tokens of the step before are filled in, each
+// sequence gets its slot's block table, and the rows whose hidden state is needed are listed once, in order.
 //
 // Everything that needs the slots or the step before is checked here. Buffers are kept between steps.
 #pragma once
@@ -24,7 +24,8 @@ struct PreviousSample {
 class InputBatch {
  public:
   // Throws HostError("step_failed") with a sentence. The slots must have the plan's opens and table entries.
-  void build(const Plan& plan, const HostLimits& limits, const SlotTable& slots, std::span<const PreviousSample> previous);
+  void build(const Plan& plan, const HostLimits& limits, const SlotTable& slots,
+             std::span<const PreviousSample> previous);
 
   DecoderBatch decoder_batch() const { return {token_ids_, sequences_, copies_, output_rows_}; }
   // Index of a row among the output rows. Only for rows that are sampled or scored.
@@ -35,8 +36,8 @@ class InputBatch {
   bool is_poisoned(uint32_t row) const { return poisoned_[row] != 0; }
 
  private:
-  void add_sequence(const Plan& plan, size_t i, uint32_t first_row, const HostLimits& limits, const SlotTable& slots,
-                    std::span<const PreviousSample> previous);
+  void add_sequence(const Plan& plan, size_t i, uint32_t first_row, const HostLimits& limits,
+                    const SlotTable& slots, std::span<const PreviousSample> previous);
   void check_samples(const Plan& plan, const SlotTable& slots) const;
 
   std::vector<int32_t> token_ids_;

@@ -1,5 +1,6 @@
-// What sampling needs beside the decoder's vector of 16 floats: comparisons, the exponent of a float, and the noise words
-// of 64 neighbouring vocabulary indices. Lane after lane; lanes_avx2.h and lanes_avx512.h do the same.
+// What sampling needs beside the decoder's vector of 16 floats: comparisons, the exponent of a float, and the
+// noise words of 64 neighbouring vocabulary indices. Lane after lane; lanes_avx2.h and lanes_avx512.h do the
+// same.
 #pragma once
 
 #include <cstdint>
@@ -23,9 +24,15 @@ struct ScalarLanes : ScalarVector {
     return mask;
   }
 
-  static Mask greater(Vec a, Vec b) { return where([&](int i) { return a.lane[i] > b.lane[i]; }); }
-  static Mask equal(Vec a, Vec b) { return where([&](int i) { return a.lane[i] == b.lane[i]; }); }
-  static Mask not_a_number(Vec a) { return where([&](int i) { return a.lane[i] != a.lane[i]; }); }
+  static Mask greater(Vec a, Vec b) {
+    return where([&](int i) { return a.lane[i] > b.lane[i]; });
+  }
+  static Mask equal(Vec a, Vec b) {
+    return where([&](int i) { return a.lane[i] == b.lane[i]; });
+  }
+  static Mask not_a_number(Vec a) {
+    return where([&](int i) { return a.lane[i] != a.lane[i]; });
+  }
   static Mask either(Mask a, Mask b) { return a | b; }
   static uint32_t bits_of(Mask mask) { return mask; }
 
@@ -47,13 +54,19 @@ struct ScalarLanes : ScalarVector {
     return words;
   }
   // Unsigned, rounded to nearest even
-  static Vec to_float(Bits words) { return each([&](int i) { return static_cast<float>(words.lane[i]); }); }
+  static Vec to_float(Bits words) {
+    return each([&](int i) { return static_cast<float>(words.lane[i]); });
+  }
 
+  // A key made ready for many groups
+  using Noise = NoiseKey;
+  static Noise prepare_noise(const NoiseKey& key) { return key; }
   // The words of vocabulary indices 64 * group .. 64 * group + 63, in order
-  static void noise_words(const NoiseKey& key, uint32_t group, Bits words[4]) {
+  static void noise_words(const Noise& key, uint32_t group, Bits words[4]) {
     for (uint32_t counter = 0; counter < 16; ++counter) {
-      const PhiloxBlock block = philox({{group * 16 + counter, key.position, key.sample, 0}},
-                                       static_cast<uint32_t>(key.seed), static_cast<uint32_t>(key.seed >> 32));
+      const PhiloxBlock block =
+          philox({{group * 16 + counter, key.position, key.sample, 0}}, static_cast<uint32_t>(key.seed),
+                 static_cast<uint32_t>(key.seed >> 32));
       for (uint32_t j = 0; j < 4; ++j) words[counter / 4].lane[counter % 4 * 4 + j] = block.word[j];
     }
   }

@@ -26,7 +26,8 @@ void for_each_group(const float* logits, int64_t count, Visit visit) {
 }
 
 // ln x for positive, normal x, within 1 unit in the last place near 1 and beyond 2 elsewhere:
-// x = m 2^k, f = m - 1; ln m = f + f^2 (f p(f) - 1/2), p fitted on sqrt(1/2) - 1 .. sqrt(2) - 1 to a relative error of 4e-8.
+// x = m 2^k, f = m - 1; ln m = f + f^2 (f p(f) - 1/2), p fitted on sqrt(1/2) - 1 .. sqrt(2) - 1 to a relative
+// error of 4e-8.
 template <class V>
 typename V::Vec log_lanes(typename V::Vec x) {
   auto k = V::zero();
@@ -50,7 +51,8 @@ typename V::Vec uniform_lanes(typename V::Bits words) {
   return V::minimum(v, V::broadcast(1.0F - 0x1p-24F));
 }
 
-// -ln(-ln(1 - v)). 1 - v is rounded; what the rounding lost is added back, so that a small v keeps all its digits.
+// -ln(-ln(1 - v)). 1 - v is rounded; what the rounding lost is added back, so that a small v keeps all its
+// digits.
 template <class V>
 typename V::Vec gumbel_lanes(typename V::Bits words) {
   const auto one = V::broadcast(1.0F);
@@ -152,22 +154,25 @@ double exp_sum_of_row(const ScaledRow& row) {
   return sums.fold();
 }
 
-// Most tokens can't win, and that can be seen without their noise's two logarithms: with E = -ln(1 - v) >= v, the token's
-// value x - ln E is over `best` only if v < e^x e^-best. So a group is worked out in full only when some token of it
-// passes that test (with a margin for rounding), about ten times a row. The outcome is that of the full comparison.
+// Most tokens can't win, and that can be seen without their noise's two logarithms: with E = -ln(1 - v) >= v,
+// the token's value x - ln E is over `best` only if v < e^x e^-best. So a group is worked out in full only
+// when some token of it passes that test (with a margin for rounding), about ten times a row. The outcome is
+// that of the full comparison.
 template <class V, bool WithSum>
 int64_t noisy_argmax_of_row(const ScaledRow& row, const NoiseKey& key, double* exp_sum) {
   constexpr float kMargin = 1.01F;
   const auto maximum = V::broadcast(row.maximum);
   const auto scale = V::broadcast(row.scale);
-  // The token at the maximum has x = 0 and noise of at least -ln(-ln 2^-24) > -2.82: whatever wins is over that.
+  // The token at the maximum has x = 0 and noise of at least -ln(-ln 2^-24) > -2.82: whatever wins is over
+  // that.
   float best = kMinusInfinity;
   int64_t best_index = row.count;
   auto bound = V::multiply(exp_lanes<V>(V::broadcast(2.82F)), V::broadcast(kMargin));
+  const typename V::Noise noise = V::prepare_noise(key);
   ExpSums<V> sums;
   for_each_group(row.logits, row.count, [&](int64_t index, const float* group) {
     typename V::Bits words[4];
-    V::noise_words(key, static_cast<uint32_t>(index), words);
+    V::noise_words(noise, static_cast<uint32_t>(index), words);
     typename V::Vec x[4];
     auto candidates = V::greater(V::zero(), V::zero());
     for (int i = 0; i < 4; ++i) {

@@ -1,5 +1,6 @@
-// The passes over logits for one instruction set. Like the decoder's kernels, this file includes no header of the standard
-// library that has code: compiled with this file's flags, it might serve the rest of the program.
+// The passes over logits for one instruction set. Like the decoder's kernels, this file includes no header of
+// the standard library that has code: compiled with this file's flags, it might serve the rest of the
+// program.
 #include "host/lanes_avx2.h"
 #include "host/logit_kernel_table.h"
 

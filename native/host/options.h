@@ -1,5 +1,5 @@
-// What a host is made from: a model's description (judged in TypeScript, checked again here) and the sizes that bound
-// every instruction.
+// What a host is made from: a model's description (judged in TypeScript, checked again here) and the sizes
+// that bound every instruction.
 #pragma once
 
 #include <cstdint>
@@ -29,7 +29,7 @@ struct HostOptions {
   std::vector<std::string> files;
   DType dtype = DType::kFloat32;  // of the KV cache; kBFloat16 rounds the weights as well
   HostLimits limits;
-  uint32_t num_threads = 0;       // 0 = one for each core this process may run on
+  uint32_t num_threads = 0;  // 0 = one for each core this process may run on
   std::optional<CpuIsa> isa;
 };
 

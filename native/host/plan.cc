@@ -8,7 +8,9 @@
 namespace kadenz {
 namespace {
 
-[[noreturn]] void refuse(const std::string& sentence) { throw HostError("step_failed", "Bad step plan: " + sentence); }
+[[noreturn]] void refuse(const std::string& sentence) {
+  throw HostError("step_failed", "Bad step plan: " + sentence);
+}
 
 template <class T>
 std::span<const T> span_of(const ::flatbuffers::Vector<T>* vector) {
@@ -16,7 +18,8 @@ std::span<const T> span_of(const ::flatbuffers::Vector<T>* vector) {
   return {vector->data(), vector->size()};
 }
 
-std::span<const wire::SamplingParams> span_of(const ::flatbuffers::Vector<const wire::SamplingParams*>* vector) {
+std::span<const wire::SamplingParams> span_of(
+    const ::flatbuffers::Vector<const wire::SamplingParams*>* vector) {
   if (vector == nullptr) return {};
   return {reinterpret_cast<const wire::SamplingParams*>(vector->Data()), vector->size()};
 }
@@ -32,12 +35,13 @@ void check_range(const char* name, std::span<const T> values, uint64_t limit) {
   for (size_t i = 0; i < values.size(); ++i) {
     // A negative number wraps to one that is over every limit here.
     if (static_cast<uint64_t>(static_cast<int64_t>(values[i])) < limit) continue;
-    refuse(std::string(name) + "[" + std::to_string(i) + "] is " + std::to_string(values[i]) + "; it must be from 0 to " +
-           std::to_string(limit - 1) + ".");
+    refuse(std::string(name) + "[" + std::to_string(i) + "] is " + std::to_string(values[i]) +
+           "; it must be from 0 to under " + std::to_string(limit) + ".");
   }
 }
 
-void check_ends(const char* name, const RunningEnds& running, size_t groups, const char* flat_name, size_t flat_length) {
+void check_ends(const char* name, const RunningEnds& running, size_t groups, const char* flat_name,
+                size_t flat_length) {
   check_length(name, running.ends.size(), "open_slot", groups);
   uint32_t before = 0;
   for (size_t i = 0; i < groups; ++i) {
@@ -55,23 +59,28 @@ void check_ends(const char* name, const RunningEnds& running, size_t groups, con
 
 void check_parameter(bool good, size_t i, const char* name, double value, const char* rule) {
   if (good) return;
-  refuse("open_params[" + std::to_string(i) + "]." + name + " is " + std::to_string(value) + "; it must be " + rule + ".");
+  refuse("open_params[" + std::to_string(i) + "]." + name + " is " + std::to_string(value) + "; it must be " +
+         rule + ".");
 }
 
 void check_params(std::span<const wire::SamplingParams> all, uint32_t vocab_size) {
   for (size_t i = 0; i < all.size(); ++i) {
     const wire::SamplingParams& p = all[i];
-    check_parameter(std::isfinite(p.temperature()) && p.temperature() >= 0, i, "temperature", p.temperature(), "finite and 0 or more");
+    check_parameter(std::isfinite(p.temperature()) && p.temperature() >= 0, i, "temperature", p.temperature(),
+                    "finite and 0 or more");
     check_parameter(p.top_p() > 0 && p.top_p() <= 1, i, "top_p", p.top_p(), "in (0, 1]");
     check_parameter(p.min_p() >= 0 && p.min_p() <= 1, i, "min_p", p.min_p(), "in [0, 1]");
-    check_parameter(std::isfinite(p.repetition_penalty()) && p.repetition_penalty() > 0, i, "repetition_penalty",
-                    p.repetition_penalty(), "finite and more than 0");
-    check_parameter(std::isfinite(p.presence_penalty()), i, "presence_penalty", p.presence_penalty(), "finite");
-    check_parameter(std::isfinite(p.frequency_penalty()), i, "frequency_penalty", p.frequency_penalty(), "finite");
+    check_parameter(std::isfinite(p.repetition_penalty()) && p.repetition_penalty() > 0, i,
+                    "repetition_penalty", p.repetition_penalty(), "finite and more than 0");
+    check_parameter(std::isfinite(p.presence_penalty()), i, "presence_penalty", p.presence_penalty(),
+                    "finite");
+    check_parameter(std::isfinite(p.frequency_penalty()), i, "frequency_penalty", p.frequency_penalty(),
+                    "finite");
     const int64_t most = vocab_size;
-    check_parameter(p.logprobs() >= -1 && p.logprobs() <= most, i, "logprobs", p.logprobs(), "from -1 to the vocabulary size");
-    check_parameter(p.prompt_logprobs() >= -1 && p.prompt_logprobs() <= most, i, "prompt_logprobs", p.prompt_logprobs(),
+    check_parameter(p.logprobs() >= -1 && p.logprobs() <= most, i, "logprobs", p.logprobs(),
                     "from -1 to the vocabulary size");
+    check_parameter(p.prompt_logprobs() >= -1 && p.prompt_logprobs() <= most, i, "prompt_logprobs",
+                    p.prompt_logprobs(), "from -1 to the vocabulary size");
     check_parameter(p.logprobs_mode() <= wire::LogprobsMode::processed, i, "logprobs_mode",
                     static_cast<double>(p.logprobs_mode()), "0 or 1");
   }
@@ -83,7 +92,8 @@ void check_opens(const Plan& plan, const wire::StepPlan& table, const HostLimits
   check_length("open_prompt_tokens", plan.open_prompt_tokens.size(), "open_slot", opens);
   check_length("open_params", plan.open_params.size(), "open_slot", opens);
   check_length("bias", plan.bias.size(), "bias_token_ids", plan.bias_token_ids.size());
-  check_ends("open_history_end", plan.open_history_end, opens, "history_token_ids", plan.history_token_ids.size());
+  check_ends("open_history_end", plan.open_history_end, opens, "history_token_ids",
+             plan.history_token_ids.size());
   check_ends("open_stop_end", plan.open_stop_end, opens, "stop_token_ids", plan.stop_token_ids.size());
   check_ends("open_bias_end", plan.open_bias_end, opens, "bias_token_ids", plan.bias_token_ids.size());
   check_range("open_slot", plan.open_slot, limits.max_num_seqs);
@@ -99,7 +109,8 @@ void check_opens(const Plan& plan, const wire::StepPlan& table, const HostLimits
   check_length("open_adapter", adapters.size(), "open_slot", opens);
   for (size_t i = 0; i < adapters.size(); ++i) {
     if (adapters[i] != 0) {
-      refuse("open_adapter[" + std::to_string(i) + "] is " + std::to_string(adapters[i]) + "; this host has no adapters.");
+      refuse("open_adapter[" + std::to_string(i) + "] is " + std::to_string(adapters[i]) +
+             "; this host has no adapters.");
     }
   }
 }
@@ -115,8 +126,8 @@ void check_rows(const Plan& plan, const HostLimits& limits) {
     const uint64_t end = plan.sequence_start[i] + count;
     if (count == 0) refuse("sequence_num_tokens[" + std::to_string(i) + "] is 0.");
     if (end > limits.max_model_len) {
-      refuse("sequence " + std::to_string(i) + " ends at position " + std::to_string(end) + "; max_model_len is " +
-             std::to_string(limits.max_model_len) + ".");
+      refuse("sequence " + std::to_string(i) + " ends at position " + std::to_string(end) +
+             "; max_model_len is " + std::to_string(limits.max_model_len) + ".");
     }
     rows += count;
   }
@@ -128,8 +139,8 @@ void check_rows(const Plan& plan, const HostLimits& limits) {
   for (size_t i = 0; i < plan.token_ids.size(); ++i) {
     // Negative: a sample of the step before. Its number is checked where that step is known.
     if (plan.token_ids[i] >= 0 && static_cast<uint32_t>(plan.token_ids[i]) >= limits.vocab_size) {
-      refuse("token_ids[" + std::to_string(i) + "] is " + std::to_string(plan.token_ids[i]) + "; the vocabulary has " +
-             std::to_string(limits.vocab_size) + " tokens.");
+      refuse("token_ids[" + std::to_string(i) + "] is " + std::to_string(plan.token_ids[i]) +
+             "; the vocabulary has " + std::to_string(limits.vocab_size) + " tokens.");
     }
   }
   check_length("sample_slot", plan.sample_slot.size(), "sample_row", plan.sample_row.size());
@@ -141,7 +152,8 @@ void check_rows(const Plan& plan, const HostLimits& limits) {
   check_range("score_slot", plan.score_slot, limits.max_num_seqs);
   check_range("score_token", plan.score_token, limits.vocab_size);
   // A row is scored against the token that follows it, so there are no more scores than rows.
-  if (plan.score_row.size() > rows) refuse("it scores " + std::to_string(plan.score_row.size()) + " of " + std::to_string(rows) + " rows.");
+  if (plan.score_row.size() > rows)
+    refuse("it scores " + std::to_string(plan.score_row.size()) + " of " + std::to_string(rows) + " rows.");
 }
 
 }  // namespace
@@ -191,8 +203,9 @@ Plan read_plan(const wire::StepPlan& table, const HostLimits& limits) {
 void validate(const HostLimits& limits) {
   const auto check = [](const char* name, uint64_t value, uint64_t least, uint64_t most) {
     if (value >= least && value <= most) return;
-    throw HostError("invalid_argument", std::string(name) + " is " + std::to_string(value) + "; it must be from " +
-                                            std::to_string(least) + " to " + std::to_string(most) + ".");
+    throw HostError("invalid_argument", std::string(name) + " is " + std::to_string(value) +
+                                            "; it must be from " + std::to_string(least) + " to " +
+                                            std::to_string(most) + ".");
   };
   // Bounds far above any use; they keep the tables of slots and rows within a machine's memory.
   check("maxNumSeqs", limits.max_num_seqs, 1, 1U << 16);
@@ -201,7 +214,8 @@ void validate(const HostLimits& limits) {
   check("numBlocks", limits.num_blocks, 1, 1U << 28);
   check("blockSize", limits.block_size, 8, 64);
   if ((limits.block_size & (limits.block_size - 1)) != 0) {
-    throw HostError("invalid_argument", "blockSize is " + std::to_string(limits.block_size) + "; it must be 8, 16, 32 or 64.");
+    throw HostError("invalid_argument",
+                    "blockSize is " + std::to_string(limits.block_size) + "; it must be 8, 16, 32 or 64.");
   }
 }
 

@@ -1,6 +1,7 @@
-// A StepPlan as spans over the instruction's own bytes, and the checks that need no state: vectors of one group have one
-// length, running ends are monotone and end where their flat vector does, and every slot, block, token, row and parameter
-// is within its limit. What needs to know the slots (is it open, do its blocks cover these positions) is in input_batch.h.
+// A StepPlan as spans over the instruction's own bytes, and the checks that need no state: vectors of one
+// group have one length, running ends are monotone and end where their flat vector does, and every slot,
+// block, token, row and parameter is within its limit. What needs to know the slots (is it open, do its
+// blocks cover these positions) is in input_batch.h.
 //
 // The bytes must have passed the FlatBuffers verifier, and must outlive the plan.
 #pragma once

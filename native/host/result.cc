@@ -29,8 +29,10 @@ TopOffsets write_top_lists(flatbuffers::FlatBufferBuilder& builder, const Outcom
   for (size_t i = 0; i < outcomes.tokens.size(); ++i) {
     const size_t begin = outcomes.top_begin[i];
     const size_t count = outcomes.tokens[i].top_count;
-    token_ids.insert(token_ids.end(), &outcomes.top_token_ids.data()[begin], &outcomes.top_token_ids.data()[begin + count]);
-    logprobs.insert(logprobs.end(), &outcomes.top_logprobs.data()[begin], &outcomes.top_logprobs.data()[begin + count]);
+    token_ids.insert(token_ids.end(), &outcomes.top_token_ids.data()[begin],
+                     &outcomes.top_token_ids.data()[begin + count]);
+    logprobs.insert(logprobs.end(), &outcomes.top_logprobs.data()[begin],
+                    &outcomes.top_logprobs.data()[begin + count]);
     ends.push_back(static_cast<uint32_t>(token_ids.size()));
   }
   return {builder.CreateVector(ends), builder.CreateVector(token_ids), builder.CreateVector(logprobs)};
@@ -45,8 +47,8 @@ std::vector<uint8_t> take(flatbuffers::FlatBufferBuilder& builder) {
 
 }  // namespace
 
-std::vector<uint8_t> write_result(flatbuffers::FlatBufferBuilder& builder, uint64_t step, const Outcomes& samples,
-                                  const Outcomes& scores) {
+std::vector<uint8_t> write_result(flatbuffers::FlatBufferBuilder& builder, uint64_t step,
+                                  const Outcomes& samples, const Outcomes& scores) {
   builder.Clear();
   const auto& tokens = samples.tokens;
   bool any_failed = false;
@@ -54,15 +56,19 @@ std::vector<uint8_t> write_result(flatbuffers::FlatBufferBuilder& builder, uint6
   flatbuffers::Offset<flatbuffers::Vector<wire::ErrorCode>> row_code;
   if (any_failed) {
     // Enum vectors are stored as their integers.
-    const auto codes = write_column<uint16_t>(builder, tokens, [](const TokenOutcome& t) { return static_cast<uint16_t>(t.code); });
+    const auto codes = write_column<uint16_t>(
+        builder, tokens, [](const TokenOutcome& t) { return static_cast<uint16_t>(t.code); });
     row_code = codes.o;
   }
-  const auto token_ids = write_column<int32_t>(builder, tokens, [](const TokenOutcome& t) { return t.token_id; });
+  const auto token_ids =
+      write_column<int32_t>(builder, tokens, [](const TokenOutcome& t) { return t.token_id; });
   const auto logprob = write_column<float>(builder, tokens, [](const TokenOutcome& t) { return t.logprob; });
   const auto rank = write_column<uint32_t>(builder, tokens, [](const TokenOutcome& t) { return t.rank; });
   const TopOffsets top = write_top_lists(builder, samples);
-  const auto score_logprob = write_column<float>(builder, scores.tokens, [](const TokenOutcome& t) { return t.logprob; });
-  const auto score_rank = write_column<uint32_t>(builder, scores.tokens, [](const TokenOutcome& t) { return t.rank; });
+  const auto score_logprob =
+      write_column<float>(builder, scores.tokens, [](const TokenOutcome& t) { return t.logprob; });
+  const auto score_rank =
+      write_column<uint32_t>(builder, scores.tokens, [](const TokenOutcome& t) { return t.rank; });
   const TopOffsets score_top = write_top_lists(builder, scores);
 
   wire::ResultBuilder result(builder);
@@ -83,10 +89,11 @@ std::vector<uint8_t> write_result(flatbuffers::FlatBufferBuilder& builder, uint6
   return take(builder);
 }
 
-std::vector<uint8_t> write_result(flatbuffers::FlatBufferBuilder& builder, uint64_t step, wire::ErrorCode code,
-                                  const std::string& message) {
+std::vector<uint8_t> write_result(flatbuffers::FlatBufferBuilder& builder, uint64_t step,
+                                  wire::ErrorCode code, const std::string& message) {
   builder.Clear();
-  const auto text = message.empty() ? flatbuffers::Offset<flatbuffers::String>() : builder.CreateString(message);
+  const auto text =
+      message.empty() ? flatbuffers::Offset<flatbuffers::String>() : builder.CreateString(message);
   wire::ResultBuilder result(builder);
   result.add_step(step);
   result.add_code(code);

@@ -13,9 +13,12 @@ constexpr float kGreedyBelow = 1e-5F;
 
 bool is_greedy(const wire::SamplingParams& params) { return params.temperature() < kGreedyBelow; }
 
-float scale_of(const wire::SamplingParams& params) { return is_greedy(params) ? 1.0F : 1.0F / params.temperature(); }
+float scale_of(const wire::SamplingParams& params) {
+  return is_greedy(params) ? 1.0F : 1.0F / params.temperature();
+}
 
-// The one place where a log-prob is made, so that a token's is the same when it is sampled and when it is scored.
+// The one place where a log-prob is made, so that a token's is the same when it is sampled and when it is
+// scored.
 float log_prob(const ScaledRow& row, float log_sum, int64_t token) {
   return (row.logits[token] - row.maximum) * row.scale - log_sum;
 }
@@ -54,11 +57,13 @@ void Sampler::ensure_log_sum(LogitRow& row) const {
 }
 
 // False: the edited row has nothing to sample from.
-bool Sampler::edit(const LogitRow& row, const Slot& slot, uint32_t position, bool is_sample, Distribution& distribution) {
+bool Sampler::edit(const LogitRow& row, const Slot& slot, uint32_t position, bool is_sample,
+                   Distribution& distribution) {
   const wire::SamplingParams& params = slot.params;
   distribution.row = {row.logits, count_, row.maximum, scale_of(params)};
   const bool penalises = is_sample && slot.has_penalties && !slot.counts.entries().empty();
-  const bool masks = is_sample && !slot.stop_token_ids.empty() && position < uint64_t{slot.prompt_tokens} + params.min_tokens();
+  const bool masks = is_sample && !slot.stop_token_ids.empty() &&
+                     position < uint64_t{slot.prompt_tokens} + params.min_tokens();
   if (slot.bias.empty() && !penalises && !masks) return true;
 
   edited_.assign(row.logits, row.logits + count_);
@@ -102,7 +107,8 @@ int64_t Sampler::choose(LogitRow& row, const Slot& slot, uint32_t position, Dist
   return token;
 }
 
-void Sampler::describe_raw(LogitRow& row, int64_t token, int32_t logprobs, TopList top, TokenOutcome& outcome) {
+void Sampler::describe_raw(LogitRow& row, int64_t token, int32_t logprobs, TopList top,
+                           TokenOutcome& outcome) {
   ensure_log_sum(row);
   const ScaledRow raw{row.logits, count_, row.maximum, 1.0F};
   outcome.logprob = log_prob(raw, row.log_sum, token);

@@ -1,19 +1,22 @@
 // One sampled or scored token from one row of logits. The order, as vLLM's sampler has it:
 //
-//   logit bias > repetition penalty (prompt and output) > frequency, presence penalty (output only) > stop ids masked
-//   before min_tokens > temperature > min_p > top_k > top_p > Gumbel noise, largest wins
+//   logit bias > repetition penalty (prompt and output) > frequency, presence penalty (output only) >
+//   stop ids masked before min_tokens > temperature > min_p > top_k > top_p > Gumbel noise, largest wins
 //
-//   repetition penalty r   positive logits are divided by r, others multiplied (transformers, vLLM)
-//   frequency penalty f    logit -= f * times sampled;   presence penalty p: logit -= p if sampled at all (OpenAI, vLLM)
-//   temperature            below 1e-5 is greedy: the largest penalised logit, the lowest id of equals; no filter applies,
-//                          and processed log-probs are those at temperature 1
+//   repetition penalty r  positive logits are divided by r, others multiplied (transformers, vLLM)
+//   frequency penalty f   logit -= f * times sampled (OpenAI, vLLM)
+//   presence penalty p    logit -= p if sampled at all (OpenAI, vLLM)
+//   temperature           below 1e-5 is greedy: the largest penalised logit, the lowest id of equals; no
+//                         filter applies, and processed log-probs are those at temperature 1
 //
-// Log-probs: raw is the log-softmax of the model's logits; processed that of what was sampled from, renormalised over the
-// kept set. A scored prompt token has the processed log-prob of what can be known of its row alone: bias, temperature and
-// filters, no penalties and no mask; -infinity where the filters would have dropped it.
+// Log-probs: raw is the log-softmax of the model's logits; processed that of what was sampled from,
+// renormalised over the kept set. A scored prompt token has the processed log-prob of what can be known of
+// its row alone: bias, temperature and filters, no penalties and no mask; -infinity where the filters would
+// have dropped it.
 //
-// A row with a NaN, or with no logit above -infinity, fails (nan_logits). Where logits are +infinity, they share the
-// probability equally. Everything here depends on the row, the slot's request and the position alone.
+// A row with a NaN, or with no logit above -infinity, fails (nan_logits). Where logits are +infinity, they
+// share the probability equally. Everything here depends on the row, the slot's request and the position
+// alone.
 #pragma once
 
 #include <cstdint>
@@ -52,19 +55,23 @@ struct TopList {
 
 class Sampler {
  public:
-  Sampler(const LogitKernels& kernels, uint32_t vocab_size) : kernels_(kernels), count_(vocab_size), selection_(kernels) {}
+  Sampler(const LogitKernels& kernels, uint32_t vocab_size)
+      : kernels_(kernels), count_(vocab_size), selection_(kernels) {}
 
-  // Finds the maximum, and settles infinities (the row is changed where it has some). Once for each row, before the rest.
+  // Finds the maximum, and settles infinities (the row is changed where it has some). Once for each row,
+  // before the rest.
   void prepare(LogitRow& row) const;
   void ensure_log_sum(LogitRow& row) const;
 
-  // The token at `position`, the one after the row. A row whose log-sum is needed must have it, or be this call's alone.
+  // The token at `position`, the one after the row. A row whose log-sum is needed must have it, or be this
+  // call's alone.
   TokenOutcome sample(LogitRow& row, const Slot& slot, uint32_t position, TopList top);
   // The log-prob of a prompt token after the row.
   TokenOutcome score(LogitRow& row, const Slot& slot, int32_t token_id, TopList top);
 
  private:
-  // What a token is drawn from: the row's own logits or an edited copy, and the kept set if there are filters.
+  // What a token is drawn from: the row's own logits or an edited copy, and the kept set if there are
+  // filters.
   struct Distribution {
     ScaledRow row;
     bool edited = false;
@@ -73,11 +80,13 @@ class Sampler {
     double sum = 0;  // of e^x, over the kept set; 0 = not known yet
   };
 
-  bool edit(const LogitRow& row, const Slot& slot, uint32_t position, bool is_sample, Distribution& distribution);
+  bool edit(const LogitRow& row, const Slot& slot, uint32_t position, bool is_sample,
+            Distribution& distribution);
   void filter(const Slot& slot, Distribution& distribution);
   int64_t choose(LogitRow& row, const Slot& slot, uint32_t position, Distribution& distribution);
   void describe_raw(LogitRow& row, int64_t token, int32_t logprobs, TopList top, TokenOutcome& outcome);
-  void describe_processed(Distribution& distribution, int64_t token, int32_t logprobs, TopList top, TokenOutcome& outcome);
+  void describe_processed(Distribution& distribution, int64_t token, int32_t logprobs, TopList top,
+                          TokenOutcome& outcome);
 
   const LogitKernels& kernels_;
   int64_t count_;

@@ -28,7 +28,8 @@ void lay_out(Outcomes& outcomes, size_t count, EntriesOf entries_of) {
     outcomes.top_begin[i] = static_cast<uint32_t>(entries);
     entries += entries_of(i);
     if (entries > kMostTopEntries) {
-      throw HostError("step_failed", "The step's log-prob lists have more than " + std::to_string(kMostTopEntries) + " entries.");
+      throw HostError("step_failed", "The step's log-prob lists have more than " +
+                                         std::to_string(kMostTopEntries) + " entries.");
     }
   }
   outcomes.top_token_ids.resize(entries);
@@ -74,11 +75,15 @@ SamplingStep::SamplingStep(const LogitKernels& kernels, uint32_t vocab_size)
 }
 
 void SamplingStep::list_items(const Plan& plan, const InputBatch& batch, const SlotTable& slots) {
-  lay_out(samples_, plan.sample_row.size(), [&](size_t i) { return entries_for(slots[plan.sample_slot[i]].params.logprobs()); });
-  lay_out(scores_, plan.score_row.size(), [&](size_t i) { return entries_for(slots[plan.score_slot[i]].params.prompt_logprobs()); });
+  lay_out(samples_, plan.sample_row.size(),
+          [&](size_t i) { return entries_for(slots[plan.sample_slot[i]].params.logprobs()); });
+  lay_out(scores_, plan.score_row.size(),
+          [&](size_t i) { return entries_for(slots[plan.score_slot[i]].params.prompt_logprobs()); });
   items_.clear();
-  for (uint32_t i = 0; i < plan.sample_row.size(); ++i) items_.push_back({batch.output_index(plan.sample_row[i]), i, false});
-  for (uint32_t i = 0; i < plan.score_row.size(); ++i) items_.push_back({batch.output_index(plan.score_row[i]), i, true});
+  for (uint32_t i = 0; i < plan.sample_row.size(); ++i)
+    items_.push_back({batch.output_index(plan.sample_row[i]), i, false});
+  for (uint32_t i = 0; i < plan.score_row.size(); ++i)
+    items_.push_back({batch.output_index(plan.score_row[i]), i, true});
   std::sort(items_.begin(), items_.end(), [](const Item& a, const Item& b) {
     return std::tie(a.output, a.is_score, a.index) < std::tie(b.output, b.is_score, b.index);
   });
@@ -102,10 +107,10 @@ void SamplingStep::run_item(const Item& item, LogitRow& row, const Plan& plan, c
   }
 }
 
-// First one task a row: what the row's items share, and its first item while the row is in the cache. Then the further
-// items of rows that have several (a fan-out), one task each.
-void SamplingStep::run_chunk(uint32_t first_output, uint32_t count, size_t first_item, size_t end_item, const Plan& plan,
-                             const InputBatch& batch, const SlotTable& slots, Ops& ops) {
+// First one task a row: what the row's items share, and its first item while the row is in the cache. Then
+// the further items of rows that have several (a fan-out), one task each.
+void SamplingStep::run_chunk(uint32_t first_output, uint32_t count, size_t first_item, size_t end_item,
+                             const Plan& plan, const InputBatch& batch, const SlotTable& slots, Ops& ops) {
   rows_.assign(count, LogitRow{});
   std::vector<size_t> row_begin;
   std::vector<size_t> further;
@@ -156,7 +161,8 @@ void SamplingStep::run_chunk(uint32_t first_output, uint32_t count, size_t first
   if (failure != nullptr) std::rethrow_exception(failure);
 }
 
-void SamplingStep::run(const Plan& plan, const InputBatch& batch, const SlotTable& slots, Decoder& decoder, Ops& ops) {
+void SamplingStep::run(const Plan& plan, const InputBatch& batch, const SlotTable& slots, Decoder& decoder,
+                       Ops& ops) {
   list_items(plan, batch, slots);
   const uint32_t outputs = static_cast<uint32_t>(batch.num_outputs());
   const size_t needed = size_t{std::min(outputs, chunk_rows_)} * vocab_size_;

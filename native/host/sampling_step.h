@@ -1,6 +1,6 @@
-// All samples and scores of one step: logits are made for some output rows at a time (so that memory stays bounded
-// whatever the vocabulary), and each chunk's rows are worked on in parallel. An outcome goes to a place of its own, so
-// threads and chunk sizes never show.
+// All samples and scores of one step: logits are made for some output rows at a time (so that memory stays
+// bounded whatever the vocabulary), and each chunk's rows are worked on in parallel. An outcome goes to a
+// place of its own, so threads and chunk sizes never show.
 #pragma once
 
 #include <cstdint>
@@ -47,15 +47,15 @@ class SamplingStep {
   void list_items(const Plan& plan, const InputBatch& batch, const SlotTable& slots);
   void run_chunk(uint32_t first_output, uint32_t count, size_t first_item, size_t end_item, const Plan& plan,
                  const InputBatch& batch, const SlotTable& slots, Ops& ops);
-  void run_item(const Item& item, LogitRow& row, const Plan& plan, const InputBatch& batch, const SlotTable& slots,
-                Sampler& sampler);
+  void run_item(const Item& item, LogitRow& row, const Plan& plan, const InputBatch& batch,
+                const SlotTable& slots, Sampler& sampler);
 
   const LogitKernels& kernels_;
   const uint32_t vocab_size_;
   uint32_t chunk_rows_;
   std::vector<float> logits_;  // [chunk_rows_][vocab_size_]
   std::vector<LogitRow> rows_;
-  std::vector<Item> items_;    // by output row, then samples before scores, then in the plan's order
+  std::vector<Item> items_;  // by output row, then samples before scores, then in the plan's order
   Outcomes samples_;
   Outcomes scores_;
 

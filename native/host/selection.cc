@@ -1,9 +1,12 @@
 #include "host/selection.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <functional>
 #include <limits>
+#include <numeric>
+#include <utility>
 
 #include "model/exact_math.h"
 
@@ -17,6 +20,26 @@ uint64_t order_key(float logit, uint32_t token) {
   const uint32_t bits = std::bit_cast<uint32_t>(logit + 0.0F);
   const uint32_t ascending = (bits & 0x80000000U) != 0 ? ~bits : bits | 0x80000000U;
   return (static_cast<uint64_t>(~ascending) << 32) | token;
+}
+
+// Ascending. The keys' ids are ascending already, so a stable sort by the upper half is enough: three passes
+// of 11 bits.
+void sort_keys(std::vector<uint64_t>& keys, std::vector<uint64_t>& other) {
+  constexpr size_t kFewKeys = 512;
+  if (keys.size() < kFewKeys) {
+    std::sort(keys.begin(), keys.end());
+    return;
+  }
+  constexpr uint64_t kDigits = 1 << 11;
+  other.resize(keys.size());
+  for (const int shift : {32, 43, 54}) {
+    std::array<uint32_t, kDigits> place{};
+    for (const uint64_t key : keys) ++place[key >> shift & (kDigits - 1)];
+    uint32_t sum = 0;
+    for (uint32_t& count : place) sum += std::exchange(count, sum);
+    for (const uint64_t key : keys) other[place[key >> shift & (kDigits - 1)]++] = key;
+    keys.swap(other);
+  }
 }
 
 float scaled(const ScaledRow& row, float logit) { return (logit - row.maximum) * row.scale; }
@@ -39,8 +62,8 @@ void Selection::collect(const ScaledRow& row, float least_logit, float least_x) 
   }
 }
 
-// At least k groups hold a logit as large as the k-th largest of the groups' maxima, so the row's k-th largest is no
-// smaller, and only what reaches it needs a closer look.
+// At least k groups hold a logit as large as the k-th largest of the groups' maxima, so the row's k-th
+// largest is no smaller, and only what reaches it needs a closer look.
 float Selection::kth_largest(const ScaledRow& row, int64_t k) {
   float floor = -kInfinity;
   if (k <= static_cast<int64_t>(group_maxima_.size())) {
@@ -54,8 +77,8 @@ float Selection::kth_largest(const ScaledRow& row, int64_t k) {
   return row.logits[static_cast<uint32_t>(keys_[static_cast<size_t>(k - 1)])];
 }
 
-void Selection::finish(const ScaledRow& row) {
-  std::sort(keys_.begin(), keys_.end());
+// tokens_ and their e^x, in the order of the keys
+void Selection::weigh(const ScaledRow& row) {
   tokens_.resize(keys_.size());
   values_.resize(keys_.size());
   for (size_t i = 0; i < keys_.size(); ++i) {
@@ -63,6 +86,11 @@ void Selection::finish(const ScaledRow& row) {
     values_[i] = scaled(row, row.logits[tokens_[i]]);
   }
   kernels_.exp(values_.data(), static_cast<int64_t>(values_.size()), values_.data());
+}
+
+void Selection::finish(const ScaledRow& row) {
+  sort_keys(keys_, sorted_);
+  weigh(row);
 }
 
 // Cuts the sorted set behind the token whose running sum reaches the target; returns that sum.
@@ -77,13 +105,16 @@ double Selection::cut(double target) {
   return sum;
 }
 
-// top_p alone: the set is nearly always small, so the threshold is lowered step by step until what is over it suffices.
-// Where the steps lie doesn't show: the set found is always the first part of one and the same order.
+// top_p alone: the set is nearly always small, so the threshold is lowered step by step until what is over it
+// suffices. Where the steps lie doesn't show: the set found is always the first part of one and the same
+// order.
 void Selection::keep_nucleus(const ScaledRow& row, float top_p, double* sum) {
   constexpr float kLowest = -88.0F;  // e^x is 0 below
   const double target = top_p * kernels_.exp_sum(row);
-  for (float least_x = -2.0F;; least_x = std::max(least_x * 2, kLowest)) {
+  for (float least_x = -2.0F;; least_x = std::max(least_x * 1.5F, kLowest)) {
     collect(row, -kInfinity, least_x);
+    weigh(row);
+    if (std::accumulate(values_.begin(), values_.end(), 0.0) < target && least_x > kLowest) continue;
     finish(row);
     *sum = cut(target);
     if (*sum >= target || least_x == kLowest) return;
@@ -116,7 +147,7 @@ std::span<const uint32_t> Selection::most_likely(const float* logits, int64_t co
   if (k == 0) return {};
   const float least = kth_largest(row, k);
   collect(row, least, -kInfinity);
-  std::sort(keys_.begin(), keys_.end());
+  sort_keys(keys_, sorted_);
   tokens_.resize(std::min(keys_.size(), static_cast<size_t>(k)));
   for (size_t i = 0; i < tokens_.size(); ++i) tokens_[i] = static_cast<uint32_t>(keys_[i]);
   return tokens_;

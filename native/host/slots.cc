@@ -7,10 +7,13 @@
 namespace kadenz {
 namespace {
 
-[[noreturn]] void refuse(const std::string& sentence) { throw HostError("step_failed", "Bad step plan: " + sentence); }
+[[noreturn]] void refuse(const std::string& sentence) {
+  throw HostError("step_failed", "Bad step plan: " + sentence);
+}
 
 bool penalises(const wire::SamplingParams& params) {
-  return params.repetition_penalty() != 1 || params.presence_penalty() != 0 || params.frequency_penalty() != 0;
+  return params.repetition_penalty() != 1 || params.presence_penalty() != 0 ||
+         params.frequency_penalty() != 0;
 }
 
 }  // namespace
@@ -34,11 +37,13 @@ void SlotTable::open(const Plan& plan, size_t i) {
     const size_t count = history_end - history_begin;
     if (count < slot.prompt_tokens) {
       refuse("slot " + std::to_string(plan.open_slot[i]) + " has penalties and a prompt of " +
-             std::to_string(slot.prompt_tokens) + " tokens, but " + std::to_string(count) + " tokens of history.");
+             std::to_string(slot.prompt_tokens) + " tokens, but " + std::to_string(count) +
+             " tokens of history.");
     }
     for (size_t k = 0; k < count; ++k) {
       const int32_t token_id = plan.history_token_ids[history_begin + k];
-      k < slot.prompt_tokens ? slot.counts.add_prompt_token(token_id) : slot.counts.add_output_token(token_id);
+      k < slot.prompt_tokens ? slot.counts.add_prompt_token(token_id)
+                             : slot.counts.add_output_token(token_id);
     }
     slot.history_tokens = static_cast<uint32_t>(count);
   }
@@ -62,11 +67,14 @@ void SlotTable::apply(const Plan& plan) {
   }
   for (size_t i = 0; i < plan.table_slot.size(); ++i) {
     Slot& slot = slots_[plan.table_slot[i]];
-    if (!slot.open) refuse("table_slot[" + std::to_string(i) + "] is " + std::to_string(plan.table_slot[i]) + ", which is not open.");
+    if (!slot.open)
+      refuse("table_slot[" + std::to_string(i) + "] is " + std::to_string(plan.table_slot[i]) +
+             ", which is not open.");
     const uint32_t index = plan.table_index[i];
     if (index >= slot.block_table.size()) slot.block_table.resize(size_t{index} + 1, kNoBlock);
     slot.block_table[index] = plan.table_block[i];
-    while (slot.leading_blocks < slot.block_table.size() && slot.block_table[slot.leading_blocks] != kNoBlock) {
+    while (slot.leading_blocks < slot.block_table.size() &&
+           slot.block_table[slot.leading_blocks] != kNoBlock) {
       ++slot.leading_blocks;
     }
   }

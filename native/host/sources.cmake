@@ -1,4 +1,5 @@
-# The host around the decoder. Include from a CMakeLists.txt whose include path holds native/; sets KADENZ_HOST_SOURCES.
+# The host around the decoder. Include from a CMakeLists.txt whose include path holds native/; sets
+# KADENZ_HOST_SOURCES.
 set(KADENZ_HOST_SOURCES
   ${CMAKE_CURRENT_LIST_DIR}/executor.cc
   ${CMAKE_CURRENT_LIST_DIR}/host.cc
@@ -19,7 +20,8 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
     ${CMAKE_CURRENT_LIST_DIR}/logit_kernels_avx2.cc ${CMAKE_CURRENT_LIST_DIR}/logit_kernels_avx512.cc)
   set_source_files_properties(${CMAKE_CURRENT_LIST_DIR}/logit_kernels_avx2.cc PROPERTIES
     COMPILE_OPTIONS "-ffp-contract=off;-mavx2;-mfma;-mf16c")
-  # -Wno-maybe-uninitialized: gcc 12 warns of its own AVX-512 header.
+  # -Wno-...uninitialized: gcc 12 warns of its own AVX-512 header.
+  set(KADENZ_AVX512_FLAGS -mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mf16c)
   set_source_files_properties(${CMAKE_CURRENT_LIST_DIR}/logit_kernels_avx512.cc PROPERTIES
-    COMPILE_OPTIONS "-ffp-contract=off;-mavx512f;-mavx512bw;-mavx512dq;-mavx512vl;-mfma;-mf16c;-Wno-uninitialized;-Wno-maybe-uninitialized")
+    COMPILE_OPTIONS "-ffp-contract=off;${KADENZ_AVX512_FLAGS};-Wno-uninitialized;-Wno-maybe-uninitialized")
 endif()

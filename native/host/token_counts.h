@@ -1,6 +1,6 @@
-// Which tokens a sequence has seen, for its penalties: each distinct token once, with how often it was sampled. The
-// entries stand in order of first sight; a table of positions finds a token's entry. Penalties touch each entry by
-// itself, so the order never reaches the bits.
+// Which tokens a sequence has seen, for its penalties: each distinct token once, with how often it was
+// sampled. The entries stand in order of first sight; a table of positions finds a token's entry. Penalties
+// touch each entry by itself, so the order never reaches the bits.
 #pragma once
 
 #include <cstdint>
@@ -26,7 +26,8 @@ class TokenCounts {
   void grow();
 
   std::vector<TokenCount> entries_;
-  std::vector<uint32_t> positions_;  // open addressing, a power of two; 0 = empty, else index into entries_ + 1
+  std::vector<uint32_t>
+      positions_;  // open addressing, a power of two; 0 = empty, else index into entries_ + 1
 };
 
 }  // namespace kadenz

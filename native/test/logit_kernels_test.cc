@@ -1,4 +1,5 @@
-// The passes over logits: noise against Philox's known answers, bits between instruction sets, and naive twins.
+// The passes over logits: noise against Philox's known answers, bits between instruction sets, and naive
+// twins.
 #include "host/logit_kernels.h"
 
 #include <bit>
@@ -57,7 +58,8 @@ TEST("a token's noise word depends on seed, position, sample and vocabulary inde
   const uint32_t word = noise_word(key, 1234);
   EXPECT(word == noise_word(key, 1234));
   EXPECT(word != noise_word(key, 1235) && word != noise_word(key, 1238));
-  EXPECT(word != noise_word({key.seed ^ 1, 17, 3}, 1234) && word != noise_word({key.seed ^ (1ULL << 40), 17, 3}, 1234));
+  EXPECT(word != noise_word({key.seed ^ 1, 17, 3}, 1234) &&
+         word != noise_word({key.seed ^ (1ULL << 40), 17, 3}, 1234));
   EXPECT(word != noise_word({key.seed, 18, 3}, 1234) && word != noise_word({key.seed, 17, 4}, 1234));
 }
 

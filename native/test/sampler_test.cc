@@ -1,5 +1,5 @@
-// Sampling as a whole, one row at a time: each step of its order against a plain definition, frequencies against
-// probabilities, and log-probs that are the same bits whichever way they are asked for.
+// Sampling as a whole, one row at a time: each step of its order against a plain definition, frequencies
+// against probabilities, and log-probs that are the same bits whichever way they are asked for.
 #include "host/sampler.h"
 
 #include <algorithm>
@@ -29,8 +29,9 @@ struct Params {
 Slot slot_of(const Params& p) {
   Slot slot;
   slot.open = true;
-  slot.params = wire::SamplingParams(p.seed, p.temperature, p.top_p, p.min_p, p.repetition, p.presence, p.frequency,
-                                     p.top_k, 100, p.min_tokens, p.logprobs, p.prompt_logprobs, p.mode, false, 0);
+  slot.params =
+      wire::SamplingParams(p.seed, p.temperature, p.top_p, p.min_p, p.repetition, p.presence, p.frequency,
+                           p.top_k, 100, p.min_tokens, p.logprobs, p.prompt_logprobs, p.mode, false, 0);
   slot.has_penalties = p.repetition != 1 || p.presence != 0 || p.frequency != 0;
   slot.prompt_tokens = 4;
   return slot;
@@ -130,7 +131,8 @@ TEST("samples come as often as their probabilities say, at temperatures 1 and 0.
   };
   const std::vector<float> head = without_tail(logits);
   EXPECT(chi_square(bench.frequencies(slot_of({}), kCount), softmax(head), kCount) < kLimit);
-  EXPECT(chi_square(bench.frequencies(slot_of({.temperature = 0.5F}), kCount), softmax(head, 0.5), kCount) < kLimit);
+  EXPECT(chi_square(bench.frequencies(slot_of({.temperature = 0.5F}), kCount), softmax(head, 0.5), kCount) <
+         kLimit);
   std::vector<float> top3 = head;  // 2, 1.5, 1
   top3[152] = top3[153] = top3[154] = -kInfinity;
   EXPECT(chi_square(bench.frequencies(slot_of({.top_k = 3}), kCount), softmax(top3), kCount) < kLimit);
@@ -151,10 +153,16 @@ TEST("another seed, position or sample index gives another draw, the same ones t
   EXPECT(first != bench.sample(slot_of({.seed = 8}), 10).token_id);
 }
 
-TEST("repetition divides positive and multiplies negative logits, of prompt and output; the others count outputs only") {
+TEST(
+    "repetition divides positive and multiplies negative logits, of prompt and output; the others count "
+    "outputs only") {
   std::vector<float> logits(70, -50.0F);
   logits[1] = 3.0F, logits[2] = -3.0F, logits[3] = 3.0F, logits[4] = 3.0F;
-  Slot slot = slot_of({.temperature = 0, .repetition = 2, .presence = 0.25F, .frequency = 0.5F, .logprobs = 4,
+  Slot slot = slot_of({.temperature = 0,
+                       .repetition = 2,
+                       .presence = 0.25F,
+                       .frequency = 0.5F,
+                       .logprobs = 4,
                        .mode = wire::LogprobsMode::processed});
   slot.counts.add_prompt_token(1);
   slot.counts.add_prompt_token(2);
@@ -163,7 +171,8 @@ TEST("repetition divides positive and multiplies negative logits, of prompt and 
   const TokenOutcome outcome = bench.sample(slot);
   EXPECT(outcome.token_id == 4);
   EXPECT(outcome.top_count == 4);
-  EXPECT((std::vector<int32_t>(bench.token_ids.begin(), bench.token_ids.begin() + 4) == std::vector<int32_t>{4, 1, 3, 2}));
+  EXPECT((std::vector<int32_t>(bench.token_ids.begin(), bench.token_ids.begin() + 4) ==
+          std::vector<int32_t>{4, 1, 3, 2}));
   const float expected[] = {3.0F, 1.5F, 1.5F - 3 * 0.5F - 0.25F, -6.0F};
   for (size_t i = 1; i < 4; ++i) {
     EXPECT(std::fabs((bench.logprobs[0] - bench.logprobs[i]) - (expected[0] - expected[i])) < 1e-5);
@@ -184,7 +193,8 @@ TEST("biases shift logits before all else, and -infinity forbids a token") {
 TEST("stop ids are out of the question until min_tokens were made") {
   std::vector<float> logits(100, 0.0F);
   logits[2] = 9.0F, logits[5] = 8.0F, logits[6] = 1.0F;
-  Slot slot = slot_of({.temperature = 0, .min_tokens = 3});  // a prompt of 4 tokens: positions 4, 5, 6 are the first three
+  Slot slot = slot_of(
+      {.temperature = 0, .min_tokens = 3});  // a prompt of 4 tokens: positions 4, 5, 6 are the first three
   slot.stop_token_ids = {2, 5};
   Bench bench(logits);
   for (const uint32_t position : {4, 5, 6}) EXPECT(bench.sample(slot, position).token_id == 6);
@@ -217,16 +227,18 @@ TEST("a kept set is the same however many tokens are passed over to find it") {
     const size_t count = static_cast<size_t>(random.integer(2, 2500));
     std::vector<float> logits = random.floats(count, random.one_of({0.5F, 5.0F, 40.0F}));
     for (size_t i = 0; i < count / 4; ++i) logits[random.bits() % count] = logits[random.bits() % count];
-    const TokenFilters filters{random.one_of({0.0F, 0.01F, 0.5F}), static_cast<uint32_t>(random.one_of({0, 1, 7, 60, 2000})),
+    const TokenFilters filters{random.one_of({0.0F, 0.01F, 0.5F}),
+                               static_cast<uint32_t>(random.one_of({0, 1, 7, 60, 2000})),
                                random.one_of({0.3F, 0.9F, 0.999F})};
     const float largest = *std::max_element(logits.begin(), logits.end());
     // The definition: sort everything, filter by filter.
     std::vector<uint32_t> order(count);
     for (size_t i = 0; i < count; ++i) order[i] = static_cast<uint32_t>(i);
-    std::sort(order.begin(), order.end(), [&](uint32_t a, uint32_t b) {
-      return logits[a] != logits[b] ? logits[a] > logits[b] : a < b;
+    std::sort(order.begin(), order.end(),
+              [&](uint32_t a, uint32_t b) { return logits[a] != logits[b] ? logits[a] > logits[b] : a < b; });
+    std::erase_if(order, [&](uint32_t i) {
+      return std::exp(static_cast<double>(logits[i]) - largest) < filters.min_p;
     });
-    std::erase_if(order, [&](uint32_t i) { return std::exp(static_cast<double>(logits[i]) - largest) < filters.min_p; });
     if (filters.top_k > 0 && filters.top_k < order.size()) {
       const float least = logits[order[filters.top_k - 1]];
       std::erase_if(order, [&](uint32_t i) { return logits[i] < least; });
@@ -241,7 +253,8 @@ TEST("a kept set is the same however many tokens are passed over to find it") {
     for (const CpuIsa isa : {CpuIsa::kScalar, choose_cpu_isa({})}) {
       Selection selection(logit_kernels(isa));
       double own_sum = 0;
-      const auto found = selection.keep({logits.data(), static_cast<int64_t>(count), largest, 1.0F}, filters, &own_sum);
+      const auto found =
+          selection.keep({logits.data(), static_cast<int64_t>(count), largest, 1.0F}, filters, &own_sum);
       EXPECT(std::vector<uint32_t>(found.begin(), found.end()) == order);
       EXPECT(std::fabs(own_sum / sum - 1) < 1e-5);
       const auto likely = selection.most_likely(logits.data(), static_cast<int64_t>(count), 5);
@@ -256,8 +269,9 @@ TEST("a token's raw log-prob is the same bits sampled, scored, alone or with lis
   std::vector<float> logits = random.floats(1777, 9.0F);
   Bench bench(logits);
   const std::vector<double> exact = softmax(logits);
-  for (const Params& params : {Params{}, Params{.temperature = 0}, Params{.temperature = 0.6F}, Params{.top_p = 0.9F, .top_k = 40},
-                               Params{.logprobs = 20}, Params{.repetition = 1.5F, .logprobs = 3}}) {
+  for (const Params& params :
+       {Params{}, Params{.temperature = 0}, Params{.temperature = 0.6F}, Params{.top_p = 0.9F, .top_k = 40},
+        Params{.logprobs = 20}, Params{.repetition = 1.5F, .logprobs = 3}}) {
     Slot slot = slot_of(params);
     slot.counts.add_prompt_token(5);
     const TokenOutcome sampled = bench.sample(slot);
@@ -270,7 +284,11 @@ TEST("a token's raw log-prob is the same bits sampled, scored, alone or with lis
 TEST("processed log-probs are those of what was drawn from: renormalised, shorter lists, -infinity outside") {
   const std::vector<float> logits = with_large_tail(300);
   Bench bench(logits);
-  const Slot slot = slot_of({.temperature = 0.5F, .top_k = 3, .logprobs = 5, .prompt_logprobs = 5, .mode = wire::LogprobsMode::processed});
+  const Slot slot = slot_of({.temperature = 0.5F,
+                             .top_k = 3,
+                             .logprobs = 5,
+                             .prompt_logprobs = 5,
+                             .mode = wire::LogprobsMode::processed});
   const TokenOutcome sampled = bench.sample(slot);
   EXPECT(sampled.top_count == 3);
   double total = 0;
@@ -283,17 +301,22 @@ TEST("processed log-probs are those of what was drawn from: renormalised, shorte
   const Slot unfiltered = slot_of({.temperature = 2, .mode = wire::LogprobsMode::processed});
   const TokenOutcome plain = bench.sample(unfiltered);
   EXPECT(std::fabs(plain.logprob - std::log(softmax(logits, 2)[static_cast<size_t>(plain.token_id)])) < 1e-5);
-  EXPECT(std::bit_cast<uint32_t>(plain.logprob) == std::bit_cast<uint32_t>(bench.score(unfiltered, plain.token_id).logprob));
+  EXPECT(std::bit_cast<uint32_t>(plain.logprob) ==
+         std::bit_cast<uint32_t>(bench.score(unfiltered, plain.token_id).logprob));
 }
 
-TEST("ranks and lists follow the order (logit descending, id ascending); none are made where none are asked for") {
+TEST(
+    "ranks and lists follow the order (logit descending, id ascending); none are made where none are asked "
+    "for") {
   std::vector<float> logits(300, -1.0F);
   logits[250] = 4.0F, logits[17] = 3.0F, logits[99] = 3.0F, logits[3] = 2.0F;
   Bench bench(logits);
   const Slot slot = slot_of({.prompt_logprobs = 4});
-  EXPECT(bench.score(slot, 250).rank == 1 && bench.score(slot, 17).rank == 2 && bench.score(slot, 99).rank == 3);
+  EXPECT(bench.score(slot, 250).rank == 1 && bench.score(slot, 17).rank == 2 &&
+         bench.score(slot, 99).rank == 3);
   EXPECT(bench.score(slot, 0).rank == 5 && bench.score(slot, 1).rank == 6);
-  EXPECT((std::vector<int32_t>(bench.token_ids.begin(), bench.token_ids.begin() + 4) == std::vector<int32_t>{250, 17, 99, 3}));
+  EXPECT((std::vector<int32_t>(bench.token_ids.begin(), bench.token_ids.begin() + 4) ==
+          std::vector<int32_t>{250, 17, 99, 3}));
   const TokenOutcome without_list = bench.sample(slot_of({.temperature = 0, .logprobs = 0}));
   EXPECT(without_list.rank == 0 && without_list.top_count == 0 && !std::isnan(without_list.logprob));
   EXPECT(std::isnan(bench.sample(slot_of({.temperature = 0, .logprobs = -1})).logprob));
@@ -325,19 +348,25 @@ TEST("every kind of request gives the same token and log-prob bits on every inst
   Random random(46);
   for (int round = 0; round < 40; ++round) {
     const std::vector<float> logits = random.floats(static_cast<uint64_t>(random.integer(10, 3000)), 12.0F);
-    Slot slot = slot_of({.seed = random.bits(), .temperature = random.one_of({0.0F, 0.7F, 1.0F, 1.9F}),
-                         .top_p = random.one_of({0.5F, 0.95F, 1.0F}), .min_p = random.one_of({0.0F, 0.02F}),
-                         .repetition = random.one_of({1.0F, 1.3F}), .frequency = random.one_of({0.0F, 0.4F}),
-                         .top_k = static_cast<uint32_t>(random.one_of({0, 1, 50})), .logprobs = static_cast<int32_t>(random.integer(-1, 5)),
+    Slot slot = slot_of({.seed = random.bits(),
+                         .temperature = random.one_of({0.0F, 0.7F, 1.0F, 1.9F}),
+                         .top_p = random.one_of({0.5F, 0.95F, 1.0F}),
+                         .min_p = random.one_of({0.0F, 0.02F}),
+                         .repetition = random.one_of({1.0F, 1.3F}),
+                         .frequency = random.one_of({0.0F, 0.4F}),
+                         .top_k = static_cast<uint32_t>(random.one_of({0, 1, 50})),
+                         .logprobs = static_cast<int32_t>(random.integer(-1, 5)),
                          .mode = random.one_of({wire::LogprobsMode::raw, wire::LogprobsMode::processed})});
-    for (int i = 0; i < 5; ++i) slot.counts.add_output_token(static_cast<int32_t>(random.bits() % logits.size()));
+    for (int i = 0; i < 5; ++i)
+      slot.counts.add_output_token(static_cast<int32_t>(random.bits() % logits.size()));
     Bench reference(logits, CpuIsa::kScalar);
     const TokenOutcome expected = reference.sample(slot);
     for (const CpuIsa isa : {CpuIsa::kAvx2, CpuIsa::kAvx512}) {
       if (!cpu_isa_available(isa)) continue;
       Bench bench(logits, isa);
       const TokenOutcome outcome = bench.sample(slot);
-      EXPECT(outcome.token_id == expected.token_id && outcome.rank == expected.rank && outcome.top_count == expected.top_count);
+      EXPECT(outcome.token_id == expected.token_id && outcome.rank == expected.rank &&
+             outcome.top_count == expected.top_count);
       EXPECT(std::bit_cast<uint32_t>(outcome.logprob) == std::bit_cast<uint32_t>(expected.logprob));
       EXPECT(bench.token_ids == reference.token_ids);
       for (size_t i = 0; i < outcome.top_count; ++i) {

@@ -45,7 +45,7 @@ class GreedyComparison:
 def compare_greedy(
     model, prompt: list[int], token_ids: list[int], log_probs: list[float]
 ) -> GreedyComparison:
-    """Fails unless each token is the reference's best after the same prefix, with the reference's log-prob.
+    """Fails unless each token is the reference's best after the same prefix, and has its log-prob.
 
     Tokens that are the best at every position are the reference's own greedy tokens, by induction. Where its two
     best are within the tolerance either may stand, and what follows is compared after the one that does.

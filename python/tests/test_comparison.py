@@ -1,5 +1,6 @@
 """The comparisons themselves: the transformers double passes them, and each way of being wrong fails them."""
 
+import copy
 import sys
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import kadenz_cli
 import pytest
 import torch
 from random_models import draw_prompts
-from reference import compare_greedy, compare_scores, generate_greedily
+from reference import TOLERANCE, compare_greedy, compare_scores, generate_greedily, log_probs_of
 from test_sampling import chi_square_p_value
 from transformers_double import FAULTS
 
@@ -42,6 +43,42 @@ def test_a_missing_or_nan_log_prob_fails_the_comparison(small_model):
         compare_greedy(reference, prompt, expected, [0.0] * 3)
     with pytest.raises(AssertionError, match='off the reference'):
         compare_greedy(reference, prompt, expected, [float('nan')] * 4)
+
+
+def without_feature(architecture_name: str, model):
+    """Takes away what the architecture is tested for; None where it is the plain decoder."""
+    config = copy.deepcopy(model.config)
+    changes = []
+    if config.rope_parameters['rope_type'] != 'default':
+        config.rope_parameters = {'rope_type': 'default', 'rope_theta': config.rope_parameters['rope_theta']}
+        changes.append('rope')
+    elif architecture_name == 'mistral':
+        config.sliding_window = None
+        changes.append('window')
+    config.dtype = torch.float32
+    changed = type(model)(config).eval()
+    changed.set_attn_implementation('eager')
+    changed.load_state_dict(model.state_dict())
+    for name, weight in changed.named_parameters():
+        if architecture_name == 'qwen2' and name.endswith('bias'):
+            torch.nn.init.zeros_(weight)
+            changes.append('bias')
+        if 'q_norm' in name or 'k_norm' in name:
+            torch.nn.init.ones_(weight)
+            changes.append('q/k-norm')
+    return changed if changes else None
+
+
+def test_the_random_models_show_when_a_feature_of_theirs_is_missing(random_model):
+    """Otherwise parity would say nothing of it: the shapes and weights drawn have to make it matter."""
+    changed = without_feature(random_model.architecture, random_model.reference)
+    if changed is None:
+        assert random_model.architecture == 'llama2'
+        return
+    sequence = draw_prompts(random_model.reference.config.vocab_size, [200], random_model.seed)[0]
+    difference = log_probs_of(random_model.reference, sequence) - log_probs_of(changed, sequence)
+    print(f'{difference.abs().max():.3f} without it')
+    assert difference.abs().max() > 100 * TOLERANCE, random_model.description
 
 
 def test_the_chi_square_accepts_the_right_distribution_and_refuses_a_skewed_one():

@@ -10,8 +10,7 @@ from reference import compare_greedy, compare_scores, generate_greedily
 from transformers import AutoTokenizer
 
 NEW_TOKENS = 128
-# One token, a full block, one more than a block, and lengths beyond the sliding windows and the original RoPE
-# length.
+# One token, a full block, one more than a block, and more than the sliding windows and original RoPE lengths.
 PROMPT_LENGTHS = [1, 5, 16, 17, 61, 130]
 
 
@@ -22,7 +21,7 @@ def check_greedy(model, work_folder, prompts: list[list[int]]) -> None:
         assert len(sample['weight_versions']) == NEW_TOKENS and len(set(sample['weight_versions'])) == 1
         found = compare_greedy(model.reference, prompt, sample['token_ids'], sample['logprobs'])
         print(f'prompt of {len(prompt)}: {found}')
-    # compare_greedy follows the engine's tokens; the last prompt is also continued by transformers on its own.
+    # compare_greedy follows the engine's tokens; transformers continues the last prompt on its own, too.
     own = generate_greedily(model.reference, prompts[-1], NEW_TOKENS)
     first_tie = min(found.ties, default=NEW_TOKENS)
     assert sample['token_ids'][:first_tie] == own[:first_tie]

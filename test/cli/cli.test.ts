@@ -97,7 +97,7 @@ describe('kadenz generate', () => {
       ['outside', 10, 'prompt_token_out_of_range'],
       ['last', undefined, undefined],
     ]);
-    expect((run.lines[1]!.error as { message: string }).message).toContain('Line 2');
+    expect((run.lines[1]!.error as unknown as { message: string }).message).toContain('Line 2');
   });
 
   it('samples by the number of the line: mending a line changes no other', async () => {

@@ -85,6 +85,14 @@ describe('behaviour 5: min_tokens', () => {
     expect(driver.endOf(id!)).toBe(`stop ${eos}`);
   });
 
+  it('passes over every EOS with the largest min_tokens that there is', async () => {
+    const driver = await CoreDriver.create();
+    const most = 2 ** 32 - 1;
+    const [id] = driver.add({ minTokens: most, maxTokens: most, ignoreEos: false });
+    for (let step = 0; step < 20; step++) driver.step(() => eos);
+    expect(driver.tokensOf(id!)).toHaveLength(20);
+  });
+
   it('takes an EOS that is exactly the fifth token', async () => {
     const driver = await CoreDriver.create();
     const [id] = driver.add({ minTokens: 5, ignoreEos: false });

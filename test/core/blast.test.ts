@@ -124,7 +124,9 @@ class Blast {
 }
 
 describe('behaviour 15: the random blast', () => {
-  it('keeps every invariant over 20,000 steps, gives each sample its own tokens, and ends every request', async () => {
+  it('keeps every invariant over 20,000 steps, gives each sample its own tokens, and ends every request', {
+    timeout: 300_000,
+  }, async () => {
     const core = await Core.create({ ...limits, maxNumRequests: 512, maxStepsInFlight: 2 });
     const blast = new Blast(core);
     for (let step = 0; step < numSteps; step++) {
@@ -145,7 +147,9 @@ describe('behaviour 15: the random blast', () => {
 
     const unended = [...blast.accounts].filter(([, { ended, n }]) => ended.size !== n).map(([id]) => id);
     expect(unended).toEqual([]);
-    expect([stats.numRequests, stats.numRunning, stats.numWaiting, stats.numHeldBlocks]).toEqual([0, 0, 0, 0]);
+    expect([stats.numRequests, stats.numRunning, stats.numWaiting, stats.numHeldBlocks]).toEqual([
+      0, 0, 0, 0,
+    ]);
     expect(stats.numFreeBlocks + stats.numCachedBlocks).toBe(1000);
   });
 });

@@ -115,7 +115,10 @@ export class PlanComparison {
 
   private match(at: string, coreBlock: number, modelBlock: NaiveBlock): void {
     const known = this.coreBlockOf.get(modelBlock);
-    if (known !== undefined) return mustEqual(`${at}: block`, coreBlock, known);
+    if (known !== undefined) {
+      mustEqual(`${at}: block`, coreBlock, known);
+      return;
+    }
     const before = this.modelBlockOf.get(coreBlock);
     if (before && (before.owners.size > 0 || before.key !== null)) {
       throw new Error(`${at}: the core gives block ${coreBlock} out while it is held or cached`);

@@ -315,7 +315,10 @@ describe('adapters', () => {
     expect(driver.apply(load(65)).acks).toMatchObject([{ code: 'too_many_adapters', limit: 64 }]);
     driver.apply({ type: 'unloadAdapter', adapter: 1 });
     driver.apply({ ...load(65), id: 900 });
-    expect(driver.control('step_failed').acks.map(({ code }) => code)).toEqual(['step_failed', 'step_failed']);
+    expect(driver.control('step_failed').acks.map(({ code }) => code)).toEqual([
+      'step_failed',
+      'step_failed',
+    ]);
     expect(driver.next()).toBeNull();
     expect(driver.ackOf(load(65))).toBe('too_many_adapters');
   });

@@ -62,7 +62,14 @@ describe('fan-out of n samples', () => {
     const driver = await CoreDriver.create({ maxNumSeqs: 2 });
     const [id] = driver.add({ promptTokenIds: promptOf(40), n: 5, maxTokens: 2 });
     const plans = driver.run();
-    expect(plans.map(({ sampled }) => samplesOf(sampled))).toEqual([[0, 1], [0, 1], [2, 3], [2, 3], [4], [4]]);
+    expect(plans.map(({ sampled }) => samplesOf(sampled))).toEqual([
+      [0, 1],
+      [0, 1],
+      [2, 3],
+      [2, 3],
+      [4],
+      [4],
+    ]);
     expect(plans.map(({ computed }) => computed.map(({ start, numTokens }) => [start, numTokens]))).toEqual([
       [[0, 40]],
       [

@@ -7,11 +7,13 @@ import { describe, it } from 'vitest';
 import { actions, config, FuzzRun } from './fuzz_actions.js';
 import { SideBySide } from './side_by_side.js';
 
-const numRuns = Number(process.env['KADENZ_FUZZ_RUNS'] ?? 250);
-const seed = Number(process.env['KADENZ_FUZZ_SEED'] ?? 20_251_121);
+const numRuns = Number(process.env.KADENZ_FUZZ_RUNS ?? 600);
+const seed = Number(process.env.KADENZ_FUZZ_SEED ?? 20_251_121);
 
 describe('the core beside the naive model', () => {
-  it('gives the same plans and outputs for any commands, results and faults, and every request ends', async () => {
+  it('gives the same plans and outputs for any commands, results and faults, and every request ends', {
+    timeout: 3_600_000,
+  }, async () => {
     await fc.assert(
       fc.asyncProperty(config, actions, async (drawnConfig, drawnActions) => {
         const sides = await SideBySide.create(drawnConfig);

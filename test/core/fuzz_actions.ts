@@ -92,6 +92,8 @@ export type Action =
   | { kind: 'resumeMemory'; tags: MemoryTag[] }
   | { kind: 'load' | 'unload'; adapter: number }
   | { kind: 'groups'; size: number }
+  | { kind: 'updateWeights'; mode: 'keep' | 'retract' }
+  | { kind: 'retractAndResume' }
   | { kind: 'shutdown' };
 
 const which = fc.nat({ max: 20 });
@@ -125,6 +127,8 @@ const oneAction = fc.oneof(
   draw(10, 'load', { adapter: fc.integer({ min: 0, max: 2 }) }),
   draw(3, 'unload', { adapter: fc.integer({ min: 0, max: 2 }) }),
   draw(4, 'groups', { size: fc.integer({ min: 0, max: 1 }) }),
+  draw(12, 'updateWeights', { mode: fc.constantFrom('keep', 'keep', 'retract') }),
+  draw(12, 'retractAndResume', {}),
   draw(1, 'shutdown', {}),
 );
 
@@ -210,9 +214,28 @@ export class FuzzRun {
           dataParallelSize: 1,
         });
         return;
+      case 'updateWeights':
+        this.updateWeights(action.mode);
+        return;
+      case 'retractAndResume':
+        sides.apply({ type: 'pauseGeneration', mode: 'retract' });
+        sides.apply({ type: 'resumeGeneration' });
+        return;
       case 'shutdown':
         sides.apply({ type: 'shutdown' });
     }
+  }
+
+  /** A whole update, as a trainer makes it, with requests running: single commands in this order are rare. */
+  private updateWeights(mode: 'keep' | 'retract'): void {
+    const { sides } = this;
+    sides.apply({ type: 'pauseGeneration', mode });
+    while (sides.commit());
+    sides.apply({ type: 'beginWeightUpdate' });
+    const version = sides.model.state.projectedVersion + 1;
+    sides.apply({ type: 'finishWeightUpdate', version, succeeded: true });
+    while (sides.schedule()) sides.commit();
+    sides.apply({ type: 'resumeGeneration' });
   }
 
   private pick(which: number): number[] {

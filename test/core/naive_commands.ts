@@ -31,7 +31,8 @@ export function applyCommand(state: NaiveState, command: NaiveCommand): void {
       state.ack(command.id);
       return;
     case 'pauseGeneration':
-      return pauseGeneration(state, command.id, command.mode);
+      pauseGeneration(state, command.id, command.mode);
+      return;
     case 'resumeGeneration':
       state.ack(command.id, resumeGeneration(state));
       return;
@@ -85,7 +86,8 @@ function refuseAdmission(state: NaiveState, input: NaiveRequestInput): Refusal |
   if (why) return why;
   const { maxNumRequests } = state.config;
   if (state.requests.size >= maxNumRequests) return refusal('queue_full', maxNumRequests + 1, maxNumRequests);
-  if (input.adapter !== 0 && !state.adapters.has(input.adapter)) return refusal('unknown_adapter', input.adapter);
+  if (input.adapter !== 0 && !state.adapters.has(input.adapter))
+    return refusal('unknown_adapter', input.adapter);
   return null;
 }
 
@@ -186,7 +188,8 @@ function projectControl(state: NaiveState, command: Control): Refusal | (() => v
       const { adapter } = command;
       if (adapter === 0) return refusal('invalid_argument');
       if (state.adapters.has(adapter)) return refusal('adapter_exists', adapter);
-      if (state.adapters.size >= maxAdapters) return refusal('too_many_adapters', maxAdapters + 1, maxAdapters);
+      if (state.adapters.size >= maxAdapters)
+        return refusal('too_many_adapters', maxAdapters + 1, maxAdapters);
       state.adapters.add(adapter);
       return () => {
         state.adapters.delete(adapter);

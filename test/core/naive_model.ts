@@ -40,7 +40,8 @@ export class NaiveModel {
   commit(result: NaiveResult): NaiveOutput {
     const { state } = this;
     const instruction = state.inFlight.shift();
-    if (!instruction || instruction.step !== result.step) throw new Error('naive model: result of another step');
+    if (!instruction || instruction.step !== result.step)
+      throw new Error('naive model: result of another step');
     const { weightVersion } = instruction;
     if (instruction.kind === 'control') this.commitControl(result);
     else this.commitStep(instruction, result);
@@ -78,9 +79,10 @@ export class NaiveModel {
     for (const { sequence } of step.samples) sequence.samplesInFlight--;
 
     if (result.code !== 'none') {
-      for (const sequence of [...involved, ...this.builtOn(involved)]) this.fail(sequence, because(result.code));
+      for (const sequence of [...involved, ...this.builtOn(involved)])
+        this.fail(sequence, because(result.code));
     } else {
-      this.commitBlocks(step);
+      this.commitBlocks(step, result);
       this.deliverScores(step);
       this.deliverSamples(step, result);
       this.endScored(step);
@@ -99,9 +101,12 @@ export class NaiveModel {
     if (sequence.state !== 'ended') this.state.endSequence(sequence, 'error', -1, why);
   }
 
-  private commitBlocks(step: NaiveStep): void {
+  private commitBlocks(step: NaiveStep, result: NaiveResult): void {
+    const failedRows = step.samples.filter((_, row) => (result.rowCodes[row] ?? 'none') !== 'none');
     for (const { sequence, incarnation, end } of step.progress) {
       if (sequence.state === 'ended' || sequence.incarnation !== incarnation) continue;
+      // What made a row fail may stand in the KV behind it.
+      if (failedRows.some((row) => row.sequence === sequence)) continue;
       sequence.committed = end;
       this.registerFullBlocks(sequence);
     }
@@ -139,22 +144,26 @@ export class NaiveModel {
   }
 
   private deliverSamples(step: NaiveStep, result: NaiveResult): void {
-    const { state } = this;
     step.samples.forEach(({ sequence }, row) => {
       if (sequence.state === 'ended') return;
       const code = result.rowCodes[row] ?? 'none';
-      const tokenId = result.tokenIds[row]!;
-      const { vocabSize } = state.config;
-      if (code !== 'none') return this.fail(sequence, because(code));
-      if (tokenId < 0 || tokenId >= vocabSize) {
-        return this.fail(sequence, because('token_out_of_range', tokenId, vocabSize - 1));
-      }
-      sequence.outputs.push(tokenId);
-      state.generationTokens++;
-      const { request, sample } = sequence;
-      state.out.tokens.push({ request: request.input.id, sample, row, tokenId });
-      this.stopIfDone(sequence, tokenId);
+      if (code === 'none') this.deliver(sequence, row, result.tokenIds[row]!);
+      else this.fail(sequence, because(code));
     });
+  }
+
+  private deliver(sequence: NaiveSequence, row: number, tokenId: number): void {
+    const { state } = this;
+    const { vocabSize } = state.config;
+    if (tokenId < 0 || tokenId >= vocabSize) {
+      this.fail(sequence, because('token_out_of_range', tokenId, vocabSize - 1));
+      return;
+    }
+    sequence.outputs.push(tokenId);
+    state.generationTokens++;
+    const { request, sample } = sequence;
+    state.out.tokens.push({ request: request.input.id, sample, row, tokenId });
+    this.stopIfDone(sequence, tokenId);
   }
 
   private stopIfDone(sequence: NaiveSequence, tokenId: number): void {

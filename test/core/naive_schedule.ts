@@ -22,7 +22,12 @@ function nextControl(state: NaiveState): NaiveControl {
   const control = state.controls.shift()!;
   state.controlInFlight = control;
   const { weightVersion } = state;
-  const instruction: NaiveControl = { kind: 'control', step: ++state.step, weightVersion, work: control.command };
+  const instruction: NaiveControl = {
+    kind: 'control',
+    step: ++state.step,
+    weightVersion,
+    work: control.command,
+  };
   state.inFlight.push(instruction);
   return instruction;
 }
@@ -139,7 +144,9 @@ class StepPlanner {
     const { state } = this;
     if (sequence.opened) return;
     sequence.opened = true;
-    const tokenIds = Array.from({ length: state.numKnown(sequence) }, (_, i) => state.knownToken(sequence, i));
+    const tokenIds = Array.from({ length: state.numKnown(sequence) }, (_, i) =>
+      state.knownToken(sequence, i),
+    );
     this.step.opens.push({ sequence, tokenIds });
     if (needsHistory(sequence.request)) this.numHistoryTokens += tokenIds.length;
     sequence.blocks.forEach((block, index) => {
@@ -154,7 +161,9 @@ class StepPlanner {
     const known = state.numKnown(sequence);
     const tokenIds: number[] = [];
     for (let position = start; position < start + take; position++) {
-      tokenIds.push(position < known ? state.knownToken(sequence, position) : -1 - this.rowOfStepBefore(sequence));
+      tokenIds.push(
+        position < known ? state.knownToken(sequence, position) : -1 - this.rowOfStepBefore(sequence),
+      );
     }
     this.step.sequences.push({ sequence, start, tokenIds });
     this.score(sequence, start, take);

@@ -127,7 +127,9 @@ export class NaiveState {
   cacheKey(sequence: NaiveSequence, index: number, parentSerial: number): string {
     const { adapter, cacheSalt } = sequence.request.input;
     const { blockSize } = this.config;
-    const tokens = Array.from({ length: blockSize }, (_, i) => this.knownToken(sequence, index * blockSize + i));
+    const tokens = Array.from({ length: blockSize }, (_, i) =>
+      this.knownToken(sequence, index * blockSize + i),
+    );
     const parent = index === 0 ? `root ${this.weightVersion} ${adapter} ${cacheSalt}` : `${parentSerial}`;
     return `${parent}: ${tokens.join(' ')}`;
   }
@@ -202,7 +204,14 @@ export class NaiveState {
   private endUnstarted(request: NaiveRequest, reason: string, why: Refusal | null): void {
     const count = request.input.n - request.nextSample;
     if (count === 0) return;
-    this.reportFinish(request, { sample: request.nextSample, count, started: false, reason, stopToken: -1, why });
+    this.reportFinish(request, {
+      sample: request.nextSample,
+      count,
+      started: false,
+      reason,
+      stopToken: -1,
+      why,
+    });
     request.nextSample = request.input.n;
     this.removeIfDone(request);
   }
@@ -234,7 +243,8 @@ export class NaiveState {
   }
 
   private removeIfDone(request: NaiveRequest): void {
-    if (request.live.size === 0 && request.nextSample === request.input.n) this.requests.delete(request.input.id);
+    if (request.live.size === 0 && request.nextSample === request.input.n)
+      this.requests.delete(request.input.id);
   }
 
   private reportFinish(request: NaiveRequest, end: SampleEnd): void {

@@ -56,7 +56,12 @@ export type NaiveCommand = { id: number } & (
   | { type: 'resumeMemory'; tags: MemoryTag[] }
   | { type: 'loadAdapter'; adapter: number }
   | { type: 'unloadAdapter'; adapter: number }
-  | { type: 'setParallelGroups'; tensorParallelSize: number; pipelineParallelSize: number; dataParallelSize: number }
+  | {
+      type: 'setParallelGroups';
+      tensorParallelSize: number;
+      pipelineParallelSize: number;
+      dataParallelSize: number;
+    }
   | { type: 'shutdown' }
 );
 

@@ -43,7 +43,8 @@ function refuseParams(input: NaiveRequestInput, config: NaiveConfig): Refusal | 
   if (!within(input.presencePenalty, -2, 2)) return refusal('invalid_presence_penalty');
   if (!within(input.frequencyPenalty, -2, 2)) return refusal('invalid_frequency_penalty');
   if (input.maxTokens === 0 && input.promptLogprobs < 0) return refusal('invalid_max_tokens');
-  if (input.minTokens > input.maxTokens) return refusal('invalid_min_tokens', input.minTokens, input.maxTokens);
+  if (input.minTokens > input.maxTokens)
+    return refusal('invalid_min_tokens', input.minTokens, input.maxTokens);
   if (!within(input.logprobs, -1, config.maxLogprobs)) {
     return refusal('invalid_logprobs', input.logprobs, config.maxLogprobs);
   }
@@ -54,9 +55,11 @@ function refuseParams(input: NaiveRequestInput, config: NaiveConfig): Refusal | 
     return refusal('invalid_stop_token_ids', input.stopTokenIds.length, maxStopTokenIds);
   }
   for (const token of input.stopTokenIds) {
-    if (token < 0 || token >= config.vocabSize) return refusal('invalid_stop_token_ids', token, config.vocabSize - 1);
+    if (token < 0 || token >= config.vocabSize)
+      return refusal('invalid_stop_token_ids', token, config.vocabSize - 1);
   }
-  if (input.logitBias.length > maxBiases) return refusal('invalid_logit_bias', input.logitBias.length, maxBiases);
+  if (input.logitBias.length > maxBiases)
+    return refusal('invalid_logit_bias', input.logitBias.length, maxBiases);
   for (let i = 0; i < input.logitBias.length; i++) {
     const { tokenId, bias } = input.logitBias[i]!;
     const ascending = i === 0 || tokenId > input.logitBias[i - 1]!.tokenId;

@@ -36,7 +36,9 @@ describe('preemption', () => {
     driver.step();
     driver.apply({ type: 'pauseGeneration', mode: 'retract' });
     driver.apply({ type: 'resumeGeneration' });
-    expect(driver.step().computed.map(({ request, start, numTokens }) => [request, start, numTokens])).toEqual([
+    expect(
+      driver.step().computed.map(({ request, start, numTokens }) => [request, start, numTokens]),
+    ).toEqual([
       [ids[0], 16, 2],
       [ids[1], 16, 2],
     ]);

@@ -9,7 +9,13 @@ const bits = (value: number) => new Uint32Array(new Float32Array([value]).buffer
 
 const cases: [name: string, draft: RequestDraft, code: string, value?: number, limit?: number][] = [
   ['an empty prompt', { promptTokenIds: [] }, 'prompt_empty'],
-  ['a token at the end of the vocabulary', { promptTokenIds: [5, 1000] }, 'prompt_token_out_of_range', 1000, 999],
+  [
+    'a token at the end of the vocabulary',
+    { promptTokenIds: [5, 1000] },
+    'prompt_token_out_of_range',
+    1000,
+    999,
+  ],
   ['a negative token', { promptTokenIds: [-3] }, 'prompt_token_out_of_range', -3, 999],
   ['a prompt as long as the model', { promptTokenIds: promptOf(200) }, 'prompt_too_long', 200, 199],
   [
@@ -40,23 +46,11 @@ const cases: [name: string, draft: RequestDraft, code: string, value?: number, l
   ['too many log-probs', { logprobs: 21 }, 'invalid_logprobs', 21, 20],
   ['log-probs of -2', { logprobs: -2 }, 'invalid_logprobs', -2, 20],
   ['too many prompt log-probs', { promptLogprobs: 21 }, 'invalid_prompt_logprobs', 21, 20],
-  [
-    'a stop id outside of the vocabulary',
-    { stopTokenIds: [3, 1000] },
-    'invalid_stop_token_ids',
-    1000,
-    999,
-  ],
+  ['a stop id outside of the vocabulary', { stopTokenIds: [3, 1000] }, 'invalid_stop_token_ids', 1000, 999],
   ['65 stop ids', { stopTokenIds: promptOf(65) }, 'invalid_stop_token_ids', 65, 64],
   ['a bias outside of the vocabulary', { logitBias: { 1000: 1 } }, 'invalid_logit_bias', 1000, 999],
   ['a bias of NaN', { logitBias: { 7: Number.NaN } }, 'invalid_logit_bias', 7, 999],
-  [
-    'a bias of +infinity',
-    { logitBias: { 7: Number.POSITIVE_INFINITY } },
-    'invalid_logit_bias',
-    7,
-    999,
-  ],
+  ['a bias of +infinity', { logitBias: { 7: Number.POSITIVE_INFINITY } }, 'invalid_logit_bias', 7, 999],
   ['an adapter that is not loaded', { adapter: 4 }, 'unknown_adapter', 4],
 ];
 

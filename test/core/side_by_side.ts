@@ -36,7 +36,8 @@ export class SideBySide {
   readonly model: NaiveModel;
   readonly host: CheckingHost;
   private readonly plans: PlanComparison;
-  private readonly inFlight: { core: InstructionObject; model: NaiveInstruction; result: ResultObject }[] = [];
+  private readonly inFlight: { core: InstructionObject; model: NaiveInstruction; result: ResultObject }[] =
+    [];
   private readonly bySeed = new Map<number, NaiveRequestInput>();
   private readonly accounts: Account[] = [];
   private readonly accountOf = new Map<number, Account>();
@@ -145,7 +146,11 @@ export class SideBySide {
     if (!bad) return;
     const before = this.core.stats();
     const output = this.core.commit(bad.result);
-    mustEqual(`answer to a result with ${fault}`, output.acks.map((ack) => ack.code), [bad.code]);
+    mustEqual(
+      `answer to a result with ${fault}`,
+      output.acks.map((ack) => ack.code),
+      [bad.code],
+    );
     mustEqual('deliveries of a refused result', [output.tokens, output.finishes], [[], []]);
     mustEqual('statistics after a refused result', this.core.stats(), before);
     // Starts that were waiting for an output have left with this one.
@@ -274,7 +279,8 @@ export class SideBySide {
     const { state } = this.model;
     this.settle();
     if (!state.shutDown) {
-      if (state.updating) this.apply({ type: 'finishWeightUpdate', version: state.projectedVersion + 1, succeeded: true });
+      if (state.updating)
+        this.apply({ type: 'finishWeightUpdate', version: state.projectedVersion + 1, succeeded: true });
       this.settle();
       if (state.released.size > 0) this.apply({ type: 'resumeMemory', tags: [...state.released] });
       this.settle();
@@ -313,7 +319,8 @@ export class SideBySide {
 
 /** The same command as kadenz/core takes it. */
 function forCore(command: NaiveCommand): Parameters<Core['apply']>[0] {
-  if (command.type === 'loadAdapter') return { ...command, name: `adapter ${command.adapter}`, path: '/nowhere' };
+  if (command.type === 'loadAdapter')
+    return { ...command, name: `adapter ${command.adapter}`, path: '/nowhere' };
   if (command.type !== 'addRequests') return command;
   const requests = command.requests.map((input) => ({
     ...input,

@@ -2,7 +2,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
-import { deriveSeed, Engine, type EngineOptions } from '../../dist/index.js';
+import { deriveSeed, Engine, type EngineOptions, type GenerateRequest } from '../../dist/index.js';
 import { fakeLogprob, fakeToken } from '../support/fake_host.mjs';
 import { writeTinyModel } from '../support/tiny_model.js';
 
@@ -14,7 +14,11 @@ const engines: Engine[] = [];
 
 beforeAll(async () => {
   model = await mkdtemp(join(tmpdir(), 'kadenz-engine-'));
-  await writeTinyModel(model, { architecture: 'LlamaForCausalLM', seed: 1 });
+  await writeTinyModel(model, {
+    architecture: 'LlamaForCausalLM',
+    seed: 1,
+    maxPositionEmbeddings: 1_000_000,
+  });
 });
 
 afterEach(async () => {
@@ -114,7 +118,7 @@ describe('generate', () => {
     ] as const;
     const good = { promptTokenIds: [1, 2], maxTokens: 3, ignoreEos: true };
     const requests = bad.flatMap(([request]) => [request, good]);
-    const results = await engine.generate(requests as never);
+    const results = await engine.generate(requests as GenerateRequest[]);
     expect(results.filter((_, index) => index % 2 === 0).map(({ error }) => error?.code)).toEqual(
       bad.map(([, code]) => code),
     );
@@ -308,19 +312,22 @@ describe('pause', () => {
 
 describe('the prefix cache', () => {
   it('is reported, reset, and not reset under running sequences unless forced', async () => {
-    const engine = await createEngine();
+    const engine = await createEngine({ maxModelLen: 1_000_000, kvCacheBlocks: 62_500 });
     const request = { promptTokenIds: prompt(40), maxTokens: 4, ignoreEos: true };
     expect((await engine.generate(request)).cachedTokens).toBe(0);
     expect((await engine.generate(request)).cachedTokens).toBe(32);
     await engine.resetPrefixCache();
     expect((await engine.generate(request)).cachedTokens).toBe(0);
-    const stream = engine.stream({ ...request, maxTokens: 20 });
+    // So long that it still runs when the pause arrives, however slowly this thread comes to ask for it.
+    const stream = engine.stream({ ...request, maxTokens: 900_000 });
     await stream.next();
     await engine.pause('keep');
     await expect(engine.resetPrefixCache()).rejects.toMatchObject({ code: 'requests_running' });
     await engine.resetPrefixCache({ force: true });
+    expect(await engine.stats()).toMatchObject({ numRunning: 0, numWaiting: 1 });
     await engine.resume();
-    for await (const _ of stream);
+    expect((await stream.next()).done).toBe(false);
+    await stream.return();
   });
 });
 

@@ -2,7 +2,7 @@
 
 import { readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
-import { repositoryPath } from './files.js';
+import { filesUnder, repositoryPath } from './files.js';
 
 const wasm = readFileSync(repositoryPath('build/core.wasm'));
 const module = new WebAssembly.Module(wasm);
@@ -108,6 +108,17 @@ describe('build/core.wasm', () => {
     }
     expect(sections).not.toContain(8);
     expect(sections).toContain(10);
+  });
+});
+
+describe('assembly/', () => {
+  // asc 0.28.20 at -O3 turns i64.extend_i32_u of a signed 32-bit load into i64.load32_s: the sign comes through. Mask instead:
+  // `<u64>value & 0xffffffff`, or load the value unsigned.
+  it('does not widen by way of u32, which the optimiser gets wrong for a value loaded as i32', () => {
+    const risky = filesUnder('assembly', /\.ts$/).filter((path) =>
+      /<[ui]64>\s*\(?\s*<u32>|[ui]64\(u32\(/.test(readFileSync(repositoryPath(path), 'utf8')),
+    );
+    expect(risky).toEqual([]);
   });
 });
 

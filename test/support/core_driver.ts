@@ -121,7 +121,10 @@ export class CoreDriver {
     const instruction = this.core.schedule();
     this.core.checkIntegrity();
     if (instruction === null) return null;
-    this.inFlight.push({ instruction, plan: instruction.type === 'stepPlan' ? this.read(instruction) : null });
+    this.inFlight.push({
+      instruction,
+      plan: instruction.type === 'stepPlan' ? this.read(instruction) : null,
+    });
     return instruction;
   }
 

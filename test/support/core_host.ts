@@ -104,7 +104,8 @@ export class CheckingHost {
         if (instruction.tags.includes('kv_cache')) this.filled.fill(0);
         return;
       case 'resumeMemory':
-        for (const tag of instruction.tags) check(this.released.delete(tag), `${tag} is resumed when released`);
+        for (const tag of instruction.tags)
+          check(this.released.delete(tag), `${tag} is resumed when released`);
         return;
       case 'shutdown':
         this.shutDown = true;
@@ -279,7 +280,10 @@ export class CheckingHost {
   private checkScores(plan: StepPlanObject, rows: { slot: Slot; position: number }[]): void {
     for (const { row, slot, tokenId } of plan.scores) {
       const computed = rows[row];
-      check(computed !== undefined && computed.slot === this.slotAt(slot), 'a score reads a row of its sequence');
+      check(
+        computed !== undefined && computed.slot === this.slotAt(slot),
+        'a score reads a row of its sequence',
+      );
       const next = computed.slot.request.promptTokenIds[computed.position + 1];
       check(next === tokenId, 'a score is of the prompt token after its row');
     }

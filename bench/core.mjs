@@ -1,0 +1,192 @@
+// What one step of the core costs: schedule and commit, decoding of the result and encoding of plan and output included, digests on.
+//
+// Every sequence decodes in every step; prompts differ in length, so that in each step one sequence in sixteen enters a new block and
+// registers the full one with the prefix cache. The result's bytes are prepared beforehand and its step number is patched in place,
+// outside of the measured part: making them is the host's work. Prints a table with the ratio to the target (60 ns a sequence at 1,024
+// sequences) and writes bench/results/core-<date>.json.
+import { execFileSync } from 'node:child_process';
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { cpus, loadavg, totalmem } from 'node:os';
+import * as flatbuffers from 'flatbuffers';
+import { coreSha256, encodeCommand, encodeResult, WasmCore } from '../dist/core/index.js';
+import { Result } from '../dist/generated/index.js';
+
+const targetNs = 60;
+const blockSize = 16;
+const warmupSteps = 64;
+const rounds = 5;
+const cases = [
+  { sequences: 256, steps: 640 },
+  { sequences: 1024, steps: 320 },
+  { sequences: 8192, steps: 96 },
+];
+
+/** A core with that many sequences decoding, their prompts computed. */
+async function decodingCore(sequences, steps, maxStepsInFlight) {
+  const longest = blockSize + warmupSteps + rounds * steps + 8;
+  const core = await WasmCore.create({
+    maxNumSeqs: sequences,
+    maxNumRequests: sequences,
+    maxNumBatchedTokens: sequences * blockSize,
+    maxModelLen: longest,
+    numBlocks: sequences * (Math.ceil(longest / blockSize) + 1),
+    blockSize,
+    vocabSize: 50_000,
+    maxStepsInFlight,
+  });
+  const requests = Array.from({ length: sequences }, (_, i) => ({
+    id: i + 1,
+    seed: i,
+    promptTokenIds: Array.from({ length: 1 + (i % blockSize) }, (_, at) => 1 + ((i * 7 + at) % 49_999)),
+    maxTokens: longest,
+    ignoreEos: true,
+    logprobs: 0,
+  }));
+  for (let first = 0; first < sequences; first += 512) {
+    core.apply(
+      encodeCommand(first + 1, { type: 'addRequests', requests: requests.slice(first, first + 512) }),
+    );
+  }
+  return core;
+}
+
+/** A result's bytes for `samples` samples, and how to make them those of another step. */
+function preparedResult(samples) {
+  const bytes = encodeResult({
+    step: 1,
+    tokenIds: Int32Array.from({ length: samples }, (_, i) => 1 + ((i * 31) % 49_999)),
+    logprobs: new Float32Array(samples).fill(-1),
+    ranks: new Uint32Array(samples),
+    topEnds: new Uint32Array(samples),
+  });
+  const table = Result.getRootAsResult(new flatbuffers.ByteBuffer(bytes));
+  const at = table.bb_pos + table.bb.__offset(table.bb_pos, 4);
+  const view = new DataView(bytes.buffer, bytes.byteOffset);
+  return {
+    bytes,
+    setStep(step) {
+      view.setBigUint64(at, BigInt(step), true);
+    },
+  };
+}
+
+const now = () => process.hrtime.bigint();
+
+/** Nanoseconds of schedule + commit for each step. */
+function measure(core, result, { firstStep, steps, times }) {
+  // Whoever wants two steps in flight has scheduled one before: then each turn commits the step before the one it schedules.
+  for (let i = 0; i < steps; i++) {
+    result.setStep(firstStep + i);
+    const begin = now();
+    const instruction = core.schedule();
+    const scheduled = now();
+    if (instruction === null) throw new Error('the core had nothing to schedule');
+    const resumed = now();
+    core.commit(result.bytes);
+    const end = now();
+    times?.push(Number(scheduled - begin + (end - resumed)));
+  }
+  return firstStep + steps;
+}
+
+async function run({ sequences, steps }, depth) {
+  const core = await decodingCore(sequences, steps, depth);
+  const result = preparedResult(sequences);
+  // The prompts: all fit one step.
+  core.schedule();
+  result.setStep(1);
+  core.commit(result.bytes);
+  let step = 2;
+  if (depth === 2) core.schedule();
+  step = measure(core, result, { firstStep: step, steps: warmupSteps });
+  const times = [];
+  const medians = [];
+  for (let round = 0; round < rounds; round++) {
+    const ofRound = [];
+    step = measure(core, result, { firstStep: step, steps, times: ofRound });
+    times.push(...ofRound);
+    medians.push(quantile(ofRound, 0.5) / sequences);
+  }
+  core.checkIntegrity();
+  const perSequence = (q) => quantile(times, q) / sequences;
+  return {
+    sequences,
+    depth,
+    steps: times.length,
+    p50_ns_per_sequence: perSequence(0.5),
+    p99_ns_per_sequence: perSequence(0.99),
+    best_round_p50_ns_per_sequence: Math.min(...medians),
+    p50_step_us: quantile(times, 0.5) / 1000,
+    ratio_to_target: perSequence(0.5) / targetNs,
+  };
+}
+
+function quantile(values, q) {
+  const sorted = [...values].sort((a, b) => a - b);
+  return sorted[Math.min(sorted.length - 1, Math.floor(q * sorted.length))];
+}
+
+function git(...args) {
+  try {
+    return execFileSync('git', args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] }).trim();
+  } catch {
+    return null;
+  }
+}
+
+const rows = [];
+const started = new Date();
+console.log(
+  `node ${process.version}, ${cpus().length} x ${cpus()[0].model}, load ${loadavg()[0].toFixed(1)}`,
+);
+console.log('sequences  depth   ns/sequence p50     p99   best round   us/step   ratio to 60 ns');
+for (const depth of [1, 2]) {
+  for (const one of cases) {
+    const row = await run(one, depth);
+    rows.push(row);
+    const columns = [
+      String(row.sequences).padStart(9),
+      String(row.depth).padStart(5),
+      row.p50_ns_per_sequence.toFixed(1).padStart(16),
+      row.p99_ns_per_sequence.toFixed(1).padStart(7),
+      row.best_round_p50_ns_per_sequence.toFixed(1).padStart(11),
+      row.p50_step_us.toFixed(1).padStart(9),
+      row.ratio_to_target.toFixed(2).padStart(16),
+    ];
+    console.log(columns.join('  '));
+  }
+}
+for (const depth of [1, 2]) {
+  const [, middle, large] = rows.filter((row) => row.depth === depth);
+  const growth = large.p50_ns_per_sequence / middle.p50_ns_per_sequence;
+  console.log(`depth ${depth}: a sequence at 8,192 costs ${growth.toFixed(2)} times one at 1,024`);
+}
+
+const file = new URL(`results/core-${started.toISOString().slice(0, 10)}.json`, import.meta.url);
+mkdirSync(new URL('results/', import.meta.url), { recursive: true });
+const version = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')).version;
+const report = {
+  benchmark: 'core',
+  date: started.toISOString(),
+  target_ns_per_sequence_at_1024: targetNs,
+  versions: {
+    kadenz: version,
+    commit: git('rev-parse', 'HEAD'),
+    core_sha256: await coreSha256(),
+    node: process.version,
+    v8: process.versions.v8,
+  },
+  machine: {
+    cpu: cpus()[0].model,
+    cores: cpus().length,
+    memory_bytes: totalmem(),
+    load_1min: loadavg()[0],
+    os: `${process.platform} ${process.arch}`,
+  },
+  rows,
+};
+writeFileSync(file, `${JSON.stringify(report, null, 2)}\n`);
+const within = rows
+  .filter((row) => row.sequences === 1024)
+  .every((row) => row.p50_ns_per_sequence <= targetNs);
+console.log(within ? 'within the target' : 'over the target');
