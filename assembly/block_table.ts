@@ -21,6 +21,7 @@ function setEntry(c: CoreState, sequence: Sequence, index: u32, block: u32): voi
 
 /** The partial block that the next position falls into has other owners too: it must be copied before it is written. */
 export function mustCopy(c: CoreState, sequence: Sequence): bool {
+  if (!sequence.sharesLastBlock) return false;
   const index = sequence.computed >> c.blockShift;
   return index < sequence.numBlocks && blockAt(c, blockOf(sequence, index)).owners > 1;
 }
@@ -35,6 +36,7 @@ export function extendTable(c: CoreState, sequence: Sequence, end: u32): void {
     setEntry(c, sequence, index, own);
     planCopy(c, shared, own);
   }
+  sequence.sharesLastBlock = false;
   const wanted = blocksFor(c, end);
   while (sequence.numBlocks < wanted) setEntry(c, sequence, sequence.numBlocks++, takeBlock(c));
 }

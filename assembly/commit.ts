@@ -46,9 +46,12 @@ function computes(record: StepRecord, sequence: Sequence): bool {
 /** `rowCodes` 0: every row is well. The vectors have been checked against the record. */
 export function commitSamples(c: CoreState, record: StepRecord, tokens: usize, rowCodes: usize): void {
   if (rowCodes != 0) distrustFailedRows(record, rowCodes);
+  let someAreOver = false; // ended while this step was in flight, or have only to score: looked at again at the end
   for (let index: u32 = 0; index < record.numSequences; index++) {
     const sequence = sequenceOf(record.sequences, index);
     sequence.stepsInFlight--;
+    if (sequence.state == SequenceState.ended || sequence.maxTotal == sequence.numPromptTokens)
+      someAreOver = true;
     if (
       sequence.state == SequenceState.running &&
       load<u32>(record.epochs + ((<usize>index) << 2)) == sequence.epoch
@@ -65,7 +68,7 @@ export function commitSamples(c: CoreState, record: StepRecord, tokens: usize, r
     if (code != ErrorCode.none) finishSequence(c, sequence, FinishReason.error, -1, code);
     else deliver(c, sequence, index, load<i32>(tokens + ((<usize>index) << 2)));
   }
-  for (let index: u32 = 0; index < record.numSequences; index++) {
+  for (let index: u32 = 0; someAreOver && index < record.numSequences; index++) {
     const sequence = sequenceOf(record.sequences, index);
     if (sequence.state == SequenceState.ended && sequence.stepsInFlight == 0) bury(c, sequence);
     else if (endsWithoutOutput(record, sequence, index))
@@ -144,6 +147,7 @@ function isStop(c: CoreState, sequence: Sequence, token: i32): bool {
       if (load<i32>(c.eosTokenIds + ((<usize>index) << 2)) == token) return true;
     }
   }
+  if (!sequence.hasStopTokens) return false;
   const request = changetype<Request>(sequence.request);
   const stops = stopTokensOf(request);
   for (let index: u32 = 0; index < request.numStopTokens; index++) {

@@ -29,6 +29,7 @@ export const enum Rule {
   nothingWaitsForever = 17, // a request with unstarted samples is queued, held, or prefilling
   tokenHeapAddsUp = 18,
   stepsInFlightAddUp = 19,
+  sharedBlocksAreKnown = 20, // a partial block with other owners, so that it is copied before it is written
 }
 
 export function firstBrokenRule(c: CoreState): u32 {
@@ -158,6 +159,13 @@ function checkSequence(c: CoreState, sequence: Sequence): Rule {
     }
   }
   if (sequence.state == SequenceState.ended) return Rule.none;
+  const partial = sequence.computed >> c.blockShift;
+  if (
+    partial < sequence.numBlocks &&
+    !sequence.sharesLastBlock &&
+    blockAt(c, blockOf(sequence, partial)).owners > 1
+  )
+    return Rule.sharedBlocksAreKnown;
   const known = sequence.numTokens + sequence.samplesInFlight;
   const held = sequence.numBlocks << c.blockShift;
   if (

@@ -91,6 +91,7 @@ export function preempt(c: CoreState, sequence: Sequence): void {
   sequence.computed = 0;
   sequence.numRegistered = 0;
   sequence.skipsCache = false;
+  sequence.sharesLastBlock = false;
   sequence.state = SequenceState.waiting;
   c.numPreempted++;
   c.runningHasGaps = true;

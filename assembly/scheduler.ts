@@ -153,6 +153,8 @@ function fanOut(c: CoreState, record: StepRecord, leader: Sequence): void {
     follower.computed = leader.computed;
     follower.fannedOutStep = c.step;
     follower.skipsCache = leader.skipsCache;
+    follower.sharesLastBlock = true;
+    leader.sharesLastBlock = true;
     follower.lastPlannedStep = c.step;
     follower.stepsInFlight++;
     for (let index: u32 = 0; index < leader.numBlocks; index++)

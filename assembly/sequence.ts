@@ -49,8 +49,10 @@ export class Sequence extends Entry {
   leads: bool; // computes the prompt for the `numFollowers` sequences right behind it in the running list
   opened: bool; // the host's slot holds its parameters
   ownsSlot: bool;
-  skipsCache: bool; // holds KV of an older weight version: registers nothing
+  skipsCache: bool; // holds KV that nobody may hit (older weights, a row that failed): registers nothing
   ignoreEos: bool;
+  hasStopTokens: bool;
+  sharesLastBlock: bool; // has taken part in a fan-out and not written since: only then can a partial block have other owners
   numFollowers: u32;
   nextSibling: usize;
   previousSibling: usize;
@@ -87,6 +89,7 @@ export function newSequence(
   sequence.numPromptTokens = request.numPromptTokens;
   sequence.maxTotal = maxTotal;
   sequence.minTotal = minTotal;
+  sequence.hasStopTokens = request.numStopTokens > 0;
   sequence.ignoreEos = ignoreEos;
   sequence.previousSibling = request.lastSequence;
   if (request.lastSequence != 0) changetype<Sequence>(request.lastSequence).nextSibling = address;

@@ -22,7 +22,8 @@ const context = await model.createContext({
 
 async function sample(promptTokenIds, seed) {
   const sequence = context.getSequence();
-  const options = { temperature: 1, topK: 0, topP: 1, minP: 0, seed, yieldEogToken: true };
+  // Its own default of top-k 40 spares it a pass over the whole vocabulary for each token; Kadenz samples from all of it.
+  const options = { temperature: 1, topK: 40, topP: 1, minP: 0, seed, yieldEogToken: true };
   let count = 0;
   for await (const _token of sequence.evaluate(promptTokenIds, options)) if (++count === NEW_TOKENS) break;
   return count;

@@ -9,12 +9,12 @@
 #include <cstring>
 #include <string>
 
+#include "cpu/float_rows.h"
 #include "cpu/kernels.h"
 #include "cpu/kv_cache.h"
 #include "cpu/memory.h"
 #include "cpu/packed_weights.h"
 #include "cpu/thread_pool.h"
-#include "model/checked_math.h"
 #include "model/error.h"
 #include "model/exact_math.h"
 
@@ -22,6 +22,7 @@ namespace kadenz {
 namespace {
 
 constexpr uint32_t kMaxThreads = 1024;
+constexpr uint32_t kMaxAttendRun = 24;
 constexpr uint32_t kRowsPerTask = 8;                     // of the operations that go row by row
 constexpr int64_t kCachedInputFloats = 128 * 1024;       // 512 KB
 constexpr int64_t kMaxAttendScratchFloats = 256 * 1024;  // fewer rows run together where contexts are long
@@ -32,37 +33,12 @@ void expect(bool condition, const char* what) {  // a broken invariant: stop bef
   std::abort();
 }
 
-// Rows of floats, an odd number of cache lines apart: rows that are read side by side then fall into different sets of
-// the cache, whatever the model's sizes.
-class FloatRows : public Activations {
- public:
-  FloatRows(uint32_t rows, uint32_t columns)
-      : rows_(rows),
-        stride_((int64_t{columns} + kLanes - 1) / kLanes * kLanes),
-        storage_() {
-    if (stride_ / kLanes % 2 == 0) stride_ += kLanes;
-    const uint64_t floats = checked_multiply(rows, static_cast<uint64_t>(stride_), "activations");
-    storage_ = PageBuffer(checked_multiply(floats, sizeof(float), "activations"), "activations");
-  }
-
-  uint64_t bytes() const override { return storage_.bytes(); }
-  uint32_t rows() const { return rows_; }
-  int64_t stride() const { return stride_; }
-  float* row(uint64_t index) { return storage_.floats() + index * static_cast<uint64_t>(stride_); }
-  const float* row(uint64_t index) const { return storage_.floats() + index * static_cast<uint64_t>(stride_); }
-
- private:
-  uint32_t rows_;
-  int64_t stride_;
-  PageBuffer storage_;
-};
-
-FloatRows& rows_of(Activations& activations) { return static_cast<FloatRows&>(activations); }
-const FloatRows& rows_of(const Activations& activations) { return static_cast<const FloatRows&>(activations); }
 const float* data_of(const WeightVector* vector) {
   return vector == nullptr ? nullptr : static_cast<const PackedVector*>(vector)->data();
 }
-const PackedMatrix& matrix_of(const Linear& linear) { return static_cast<const PackedMatrix&>(*linear.weight); }
+const PackedMatrix& matrix_of(const Linear& linear) {
+  return static_cast<const PackedMatrix&>(*linear.weight);
+}
 MatmulWeight view_of(const Linear& linear) { return matrix_of(linear).view(data_of(linear.bias)); }
 
 uint32_t ceil_divide(uint32_t a, uint32_t b) { return (a + b - 1) / b; }
@@ -70,14 +46,17 @@ uint32_t ceil_divide(uint32_t a, uint32_t b) { return (a + b - 1) / b; }
 class CpuOps : public Ops {
  public:
   CpuOps(const CpuKernels& kernels, uint32_t num_threads)
-      : kernels_(kernels), pool_(num_threads), matmul_scratch_(num_threads * sizeof(float) * kMatmulScratch, "scratch") {}
+      : kernels_(kernels),
+        pool_(num_threads),
+        matmul_scratch_(num_threads * sizeof(float) * kMatmulScratch, "scratch") {}
 
   std::unique_ptr<WeightMatrix> pack_matrix(std::span<const TensorView> parts, WeightPrecision precision,
                                             MatrixUse use) override {
     return std::make_unique<PackedMatrix>(parts, precision, use, pool_, arena_);
   }
 
-  std::unique_ptr<WeightVector> pack_vector(std::span<const TensorView> parts, WeightPrecision precision) override {
+  std::unique_ptr<WeightVector> pack_vector(std::span<const TensorView> parts,
+                                            WeightPrecision precision) override {
     return std::make_unique<PackedVector>(parts, precision);
   }
 
@@ -93,7 +72,8 @@ class CpuOps : public Ops {
     return matmul_scratch_.bytes() + attend_scratch_.bytes() + cosine_.bytes() + sine_.bytes();
   }
 
-  void begin_step(const DecoderBatch& batch, const AttentionShape& shape, const RotaryFrequencies& rotary) override;
+  void begin_step(const DecoderBatch& batch, const AttentionShape& shape,
+                  const RotaryFrequencies& rotary) override;
   void copy_blocks(KvCache& cache, std::span<const BlockCopy> copies) override;
   void embed(const WeightMatrix& table, Activations& output) override;
   void rms_norm(const Activations& input, uint32_t rows, const WeightVector& weight, float epsilon,
@@ -103,8 +83,8 @@ class CpuOps : public Ops {
                   uint32_t output_first) override;
   void gated_linear(const Activations& input, RowRange rows, const Linear& gate, const Linear& up,
                     Activations& output) override;
-  void rotate_and_store(Activations& qkv, const WeightVector* query_norm, const WeightVector* key_norm, float epsilon,
-                        KvCache& cache, uint32_t layer) override;
+  void rotate_and_store(Activations& qkv, const WeightVector* query_norm, const WeightVector* key_norm,
+                        float epsilon, KvCache& cache, uint32_t layer) override;
   void attend(const Activations& qkv, const KvCache& cache, uint32_t layer, uint32_t window,
               Activations& output) override;
   void gather_rows(const Activations& input, std::span<const uint32_t> rows, Activations& output) override;
@@ -140,12 +120,13 @@ class CpuOps : public Ops {
   // of the step
   DecoderBatch batch_;
   AttentionShape shape_{};
-  std::vector<RowPlace> places_;      // by row
+  std::vector<RowPlace> places_;  // by row
   std::vector<AttendTile> tiles_;
-  PageBuffer cosine_, sine_;          // [row][head_dim / 2]
+  PageBuffer cosine_, sine_;  // [row][head_dim / 2]
 };
 
-void CpuOps::begin_step(const DecoderBatch& batch, const AttentionShape& shape, const RotaryFrequencies& rotary) {
+void CpuOps::begin_step(const DecoderBatch& batch, const AttentionShape& shape,
+                        const RotaryFrequencies& rotary) {
   batch_ = batch;
   shape_ = shape;
   const int64_t group = shape.num_heads / shape.num_key_value_heads;
@@ -157,8 +138,8 @@ void CpuOps::begin_step(const DecoderBatch& batch, const AttentionShape& shape, 
     expect(span.first_row == places_.size(), "sequences cover the rows in order");
     for (uint32_t row = 0; row < span.num_rows; ++row) places_.push_back({index, span.start_position + row});
     const int64_t floats_a_row = group * (int64_t{span.start_position} + span.num_rows);
-    const uint32_t together =
-        static_cast<uint32_t>(std::clamp<int64_t>(kMaxAttendScratchFloats / std::max<int64_t>(floats_a_row, 1), 1, 8));
+    const uint32_t together = static_cast<uint32_t>(
+        std::clamp<int64_t>(kMaxAttendScratchFloats / std::max<int64_t>(floats_a_row, 1), 1, 8));
     for (uint32_t first = 0; first < span.num_rows; first += together) {
       tiles_.push_back({index, first, std::min(together, span.num_rows - first)});
     }
@@ -166,8 +147,9 @@ void CpuOps::begin_step(const DecoderBatch& batch, const AttentionShape& shape, 
     layout.num_heads = shape.num_heads;
     layout.num_key_value_heads = shape.num_key_value_heads;
     layout.value_stride = (int64_t{shape.head_dim} + kLanes - 1) / kLanes * kLanes;
-    scratch_floats = std::max(scratch_floats, attend_scratch_floats(layout, std::min(together, span.num_rows),
-                                                                    int64_t{span.start_position} + span.num_rows));
+    scratch_floats =
+        std::max(scratch_floats, attend_scratch_floats(layout, std::min(together, span.num_rows),
+                                                       int64_t{span.start_position} + span.num_rows));
   }
   expect(places_.size() == batch.token_ids.size(), "every row has a sequence");
 
@@ -175,7 +157,8 @@ void CpuOps::begin_step(const DecoderBatch& batch, const AttentionShape& shape, 
   if (scratch_floats > attend_floats_) {
     attend_scratch_ = PageBuffer();
     attend_floats_ = 0;
-    attend_scratch_ = PageBuffer(pool_.num_threads() * static_cast<uint64_t>(scratch_floats) * sizeof(float), "scratch");
+    attend_scratch_ =
+        PageBuffer(pool_.num_threads() * static_cast<uint64_t>(scratch_floats) * sizeof(float), "scratch");
     attend_floats_ = scratch_floats;
   }
   const uint32_t half = shape.head_dim / 2;
@@ -233,7 +216,8 @@ void CpuOps::rms_norm(const Activations& input, uint32_t rows, const WeightVecto
   const FloatRows& source = rows_of(input);
   FloatRows& target = rows_of(output);
   const int64_t columns = static_cast<int64_t>(weight.bytes() / sizeof(float));
-  expect(rows <= source.rows() && rows <= target.rows() && columns <= source.stride() && columns <= target.stride(),
+  expect(rows <= source.rows() && rows <= target.rows() && columns <= source.stride() &&
+             columns <= target.stride(),
          "norms fit their buffers");
   pool_.run(ceil_divide(rows, kRowsPerTask), [&](uint32_t task, uint32_t) {
     for (uint32_t row = task * kRowsPerTask; row < std::min(rows, (task + 1) * kRowsPerTask); ++row) {
@@ -246,7 +230,8 @@ template <class Multiply>
 void CpuOps::for_tiles(const float* input, int64_t input_stride, uint32_t rows, int64_t panels, float* output,
                        int64_t output_stride, Multiply multiply) {
   if (rows == 0) return;
-  // As many rows together as stay in the second-level cache beside the weights, in chunks of nearly equal height
+  // As many rows together as stay in the second-level cache beside the weights, in chunks of nearly equal
+  // height
   const int64_t cached_rows = std::clamp<int64_t>(kCachedInputFloats / input_stride, 32, kMatmulRows);
   const uint32_t row_chunks = ceil_divide(rows, static_cast<uint32_t>(cached_rows));
   const uint32_t chunk_rows = (ceil_divide(rows, row_chunks) + 7) / 8 * 8;
@@ -274,11 +259,11 @@ void CpuOps::linear(const Activations& input, RowRange rows, const Linear& linea
   const FloatRows& source = rows_of(input);
   FloatRows& target = rows_of(output);
   const MatmulWeight weight = view_of(linear);
-  expect(rows.first + rows.count <= source.rows() && rows.count <= target.rows() && weight.inputs <= source.stride() &&
-             weight.outputs <= target.stride(),
+  expect(rows.first + rows.count <= source.rows() && rows.count <= target.rows() &&
+             weight.inputs <= source.stride() && weight.outputs <= target.stride(),
          "a matmul fits its buffers");
-  for_tiles(source.row(rows.first), source.stride(), rows.count, matrix_of(linear).num_panels(), target.row(0),
-            target.stride(), [&](const MatmulTask& task) { kernels_.linear(task, weight); });
+  for_tiles(source.row(rows.first), source.stride(), rows.count, matrix_of(linear).num_panels(),
+            target.row(0), target.stride(), [&](const MatmulTask& task) { kernels_.linear(task, weight); });
 }
 
 void CpuOps::linear_add(const Activations& input, RowRange rows, const Linear& linear, Activations& output,
@@ -305,7 +290,8 @@ void CpuOps::gated_linear(const Activations& input, RowRange rows, const Linear&
              up_weight.outputs == gate_weight.outputs && up_weight.inputs == gate_weight.inputs,
          "a gated matmul fits its buffers");
   for_tiles(source.row(rows.first), source.stride(), rows.count, matrix_of(gate).num_panels(), target.row(0),
-            target.stride(), [&](const MatmulTask& task) { kernels_.gated_linear(task, gate_weight, up_weight); });
+            target.stride(),
+            [&](const MatmulTask& task) { kernels_.gated_linear(task, gate_weight, up_weight); });
 }
 
 void CpuOps::rotate_and_store(Activations& qkv, const WeightVector* query_norm, const WeightVector* key_norm,
@@ -341,29 +327,38 @@ void CpuOps::attend(const Activations& qkv, const KvCache& cache, uint32_t layer
   FloatRows& target = rows_of(output);
   const AttentionLayout layout = static_cast<const PagedKvCache&>(cache).layer(layer);
   expect(places_.size() <= target.rows(), "rows fit their buffer");
+  // Tile after tile, head after head, in runs short enough to share out and long enough to look ahead in
   const uint32_t heads = shape_.num_key_value_heads;
-  pool_.run(static_cast<uint32_t>(tiles_.size()) * heads, [&](uint32_t index, uint32_t thread) {
-    const AttendTile& tile = tiles_[index / heads];
-    const SequenceSpan& span = batch_.sequences[tile.sequence];
-    AttendTask task;
-    task.queries = source.row(uint64_t{span.first_row} + tile.first);
-    task.query_stride = source.stride();
-    task.output = target.row(uint64_t{span.first_row} + tile.first);
-    task.output_stride = target.stride();
-    task.num_rows = tile.rows;
-    task.start_position = int64_t{span.start_position} + tile.first;
-    task.window = window;
-    task.block_table = span.block_table;
-    task.key_value_head = index % heads;
-    task.scratch = attend_scratch_.floats() + thread * attend_floats_;
-    kernels_.attend(layout, task);
+  const uint32_t items = static_cast<uint32_t>(tiles_.size()) * heads;
+  const uint32_t run = std::clamp(items / (pool_.num_threads() * 16), 1U, kMaxAttendRun);
+  pool_.run(ceil_divide(items, run), [&](uint32_t index, uint32_t thread) {
+    AttendTask tasks[kMaxAttendRun];
+    const uint32_t first = index * run;
+    const uint32_t count = std::min(run, items - first);
+    for (uint32_t i = 0; i < count; ++i) {
+      const AttendTile& tile = tiles_[(first + i) / heads];
+      const SequenceSpan& span = batch_.sequences[tile.sequence];
+      AttendTask& task = tasks[i];
+      task.queries = source.row(uint64_t{span.first_row} + tile.first);
+      task.query_stride = source.stride();
+      task.output = target.row(uint64_t{span.first_row} + tile.first);
+      task.output_stride = target.stride();
+      task.num_rows = tile.rows;
+      task.start_position = int64_t{span.start_position} + tile.first;
+      task.window = window;
+      task.block_table = span.block_table;
+      task.key_value_head = (first + i) % heads;
+      task.scratch = attend_scratch_.floats() + thread * attend_floats_;
+    }
+    kernels_.attend(layout, tasks, count);
   });
 }
 
 void CpuOps::gather_rows(const Activations& input, std::span<const uint32_t> rows, Activations& output) {
   const FloatRows& source = rows_of(input);
   FloatRows& target = rows_of(output);
-  expect(rows.size() <= target.rows() && source.stride() == target.stride(), "gathered rows fit their buffer");
+  expect(rows.size() <= target.rows() && source.stride() == target.stride(),
+         "gathered rows fit their buffer");
   for (size_t i = 0; i < rows.size(); ++i) {
     expect(rows[i] < source.rows(), "gathered rows exist");
     std::memcpy(target.row(i), source.row(rows[i]), static_cast<size_t>(source.stride()) * sizeof(float));
@@ -373,15 +368,17 @@ void CpuOps::gather_rows(const Activations& input, std::span<const uint32_t> row
 void CpuOps::read_linear(const Activations& input, RowRange rows, const Linear& linear, float* out) {
   const FloatRows& source = rows_of(input);
   const MatmulWeight weight = view_of(linear);
-  expect(rows.first + rows.count <= source.rows() && weight.inputs <= source.stride(), "a matmul fits its buffers");
-  for_tiles(source.row(rows.first), source.stride(), rows.count, matrix_of(linear).num_panels(), out, weight.outputs,
-            [&](const MatmulTask& task) { kernels_.linear(task, weight); });
+  expect(rows.first + rows.count <= source.rows() && weight.inputs <= source.stride(),
+         "a matmul fits its buffers");
+  for_tiles(source.row(rows.first), source.stride(), rows.count, matrix_of(linear).num_panels(), out,
+            weight.outputs, [&](const MatmulTask& task) { kernels_.linear(task, weight); });
 }
 
 uint32_t available_cores() {
   cpu_set_t set;
   CPU_ZERO(&set);
-  if (::sched_getaffinity(0, sizeof(set), &set) == 0) return static_cast<uint32_t>(std::max(1, CPU_COUNT(&set)));
+  if (::sched_getaffinity(0, sizeof(set), &set) == 0)
+    return static_cast<uint32_t>(std::max(1, CPU_COUNT(&set)));
   return std::max(1U, std::thread::hardware_concurrency());
 }
 
@@ -399,7 +396,8 @@ const CpuKernels& kernels_of(CpuIsa isa) {
 std::unique_ptr<Ops> make_cpu_ops(const CpuOptions& options) {
   if (options.num_threads > kMaxThreads) {
     throw HostError("invalid_num_threads", "num_threads is " + std::to_string(options.num_threads) +
-                                               "; it may be 0 (one for each core) to " + std::to_string(kMaxThreads) + ".");
+                                               "; it may be 0 (one for each core) to " +
+                                               std::to_string(kMaxThreads) + ".");
   }
   const uint32_t num_threads = options.num_threads == 0 ? available_cores() : options.num_threads;
   return std::make_unique<CpuOps>(kernels_of(choose_cpu_isa(options.isa)), num_threads);

@@ -12,8 +12,8 @@
 namespace kadenz {
 
 struct CpuOptions {
-  uint32_t num_threads = 0;      // 0 = one for each core this process may run on
-  std::optional<CpuIsa> isa;     // none = the environment's KADENZ_CPU_ISA, else the widest the machine has
+  uint32_t num_threads = 0;   // 0 = one for each core this process may run on
+  std::optional<CpuIsa> isa;  // none = the environment's KADENZ_CPU_ISA, else the widest the machine has
 };
 
 // Throws HostError: unsupported_cpu_isa, invalid_num_threads.

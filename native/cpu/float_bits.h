@@ -1,11 +1,12 @@
-// float16 and bfloat16 as bits: widening is exact, narrowing rounds to nearest even. Integer arithmetic only, so that
-// every instruction set agrees.
+// float16 and bfloat16 as bits: widening is exact, narrowing rounds to nearest even. Integer arithmetic only,
+// so that every instruction set agrees.
 #pragma once
 
 #include <cstdint>
 
 namespace kadenz {
-namespace {  // in each translation unit on its own: one compiled for a wider instruction set must not serve the others
+namespace {  // in each translation unit on its own: one compiled for a wider instruction set must not serve
+             // the others
 
 inline float float_from_bits(uint32_t bits) { return __builtin_bit_cast(float, bits); }
 inline uint32_t bits_from_float(float value) { return __builtin_bit_cast(uint32_t, value); }

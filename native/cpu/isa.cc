@@ -29,7 +29,8 @@ bool cpu_isa_available(CpuIsa isa) {
   }
   if (isa == CpuIsa::kAvx512) {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && cpu_isa_available(CpuIsa::kAvx2);
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+           cpu_isa_available(CpuIsa::kAvx2);
   }
 #endif
   return isa == CpuIsa::kScalar;

@@ -4,7 +4,8 @@
 
 namespace kadenz {
 
-PagedKvCache::PagedKvCache(const AttentionShape& shape, const CacheShape& cache) : num_layers_(shape.num_layers) {
+PagedKvCache::PagedKvCache(const AttentionShape& shape, const CacheShape& cache)
+    : num_layers_(shape.num_layers) {
   const int64_t value_stride = (int64_t{shape.head_dim} + kLanes - 1) / kLanes * kLanes;
   const int64_t slots = int64_t{shape.num_key_value_heads} * cache.block_size;
   const int64_t key_elements = slots * shape.head_dim;
@@ -12,14 +13,10 @@ PagedKvCache::PagedKvCache(const AttentionShape& shape, const CacheShape& cache)
   layer_bytes_ = layer_elements * dtype_bytes(cache.storage);
   const uint64_t block_bytes = checked_multiply(layer_bytes_, shape.num_layers, "a KV cache block");
   storage_ = PageBuffer(checked_multiply(block_bytes, cache.num_blocks, "the KV cache"), "the KV cache");
-  layout_ = {shape.num_heads,
-             shape.num_key_value_heads,
-             shape.head_dim,
-             value_stride,
-             cache.block_size,
-             cache.storage,
-             storage_.data(),
-             static_cast<int64_t>(layer_elements * shape.num_layers),
+  layout_ = {shape.num_heads,  shape.num_key_value_heads,
+             shape.head_dim,   value_stride,
+             cache.block_size, cache.storage,
+             storage_.data(),  static_cast<int64_t>(layer_elements * shape.num_layers),
              key_elements};
 }
 

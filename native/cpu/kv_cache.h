@@ -1,6 +1,6 @@
-// The paged KV cache in memory: [block][layer][keys | values], keys [kv head][dim][slot] so that lanes are positions,
-// values [kv head][slot][value_stride] so that lanes are dimensions. A block's layers lie together: blocks that were never
-// used are never touched, and copying a block is one stretch of memory.
+// The paged KV cache in memory: [block][layer][keys | values], keys [kv head][dim][slot] so that lanes are
+// positions, values [kv head][slot][value_stride] so that lanes are dimensions. A block's layers lie
+// together: blocks that were never used are never touched, and copying a block is one stretch of memory.
 #pragma once
 
 #include <cstdint>

@@ -20,13 +20,16 @@ PageBuffer::PageBuffer(uint64_t bytes, const char* what) : bytes_(bytes) {
   if (bytes == 0) return;
   void* address = MAP_FAILED;
   if (bytes <= uint64_t{1} << 46) {
-    address = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    address =
+        ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   }
   if (address == MAP_FAILED) {
-    throw HostError("out_of_memory", "No memory for " + std::string(what) + ": " + std::to_string(bytes) + " bytes.");
+    throw HostError("out_of_memory",
+                    "No memory for " + std::string(what) + ": " + std::to_string(bytes) + " bytes.");
   }
   data_ = static_cast<std::byte*>(address);
-  if (bytes >= kHugePageBytes) ::madvise(address, bytes, MADV_HUGEPAGE);  // a wish; without it all is the same
+  if (bytes >= kHugePageBytes)
+    ::madvise(address, bytes, MADV_HUGEPAGE);  // a wish; without it all is the same
 }
 
 PageBuffer::~PageBuffer() {
@@ -49,13 +52,15 @@ PageSlice PageArena::allocate(uint64_t bytes, const char* what) {
     return {std::move(own), data, bytes};
   }
   const uint64_t stride = (bytes + kAlignmentBytes - 1) / kAlignmentBytes * kAlignmentBytes;
-  if (chunk_ == nullptr || stride > chunk_->bytes() - used_bytes_) {
-    chunk_ = std::make_shared<PageBuffer>(kChunkBytes, what);
+  std::shared_ptr<PageBuffer> chunk = chunk_.lock();
+  if (chunk == nullptr || stride > chunk->bytes() - used_bytes_) {
+    chunk = std::make_shared<PageBuffer>(kChunkBytes, what);
+    chunk_ = chunk;
     used_bytes_ = 0;
   }
-  std::byte* data = chunk_->data() + used_bytes_;
+  std::byte* data = chunk->data() + used_bytes_;
   used_bytes_ += stride;
-  return {chunk_, data, bytes};
+  return {std::move(chunk), data, bytes};
 }
 
 }  // namespace kadenz

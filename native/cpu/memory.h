@@ -1,5 +1,6 @@
-// Memory straight from the system: zero pages that cost nothing until touched, aligned to a page, in huge pages where
-// the system has them (weights and caches are read front to back, and small pages would spend the time on look-ups).
+// Memory straight from the system: zero pages that cost nothing until touched, aligned to a page, in huge
+// pages where the system has them (weights and caches are read front to back, and small pages would spend the
+// time on look-ups).
 #pragma once
 
 #include <cstddef>
@@ -35,13 +36,14 @@ struct PageSlice {
   uint64_t bytes = 0;
 };
 
-// Cuts slices, 64-byte aligned, out of chunks large enough for huge pages: most matrices of a small model are not.
+// Cuts slices, 64-byte aligned, out of chunks large enough for huge pages: most matrices of a small model are
+// not.
 class PageArena {
  public:
   PageSlice allocate(uint64_t bytes, const char* what);
 
  private:
-  std::shared_ptr<PageBuffer> chunk_;
+  std::weak_ptr<PageBuffer> chunk_;  // the slices alone keep it: weights that are dropped are freed at once
   uint64_t used_bytes_ = 0;
 };
 

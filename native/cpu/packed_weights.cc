@@ -39,7 +39,8 @@ DType packed_dtype(std::span<const TensorView> parts, WeightPrecision precision)
 }
 
 // Writes count elements of one row from inner index `first` to target, target + step, ...
-void convert_row(const TensorView& tensor, int64_t index, int64_t count, DType dtype, std::byte* target, int64_t step) {
+void convert_row(const TensorView& tensor, int64_t index, int64_t count, DType dtype, std::byte* target,
+                 int64_t step) {
   if (dtype == DType::kFloat32) {
     float* floats = reinterpret_cast<float*>(target);
     for (int64_t i = 0; i < count; ++i) floats[i * step] = read_as_float(tensor, index + i);
@@ -60,21 +61,23 @@ PackedMatrix::PackedMatrix(std::span<const TensorView> parts, WeightPrecision pr
   std::vector<int64_t> first_output;  // of each part
   for (const TensorView& part : parts) {
     if (part.shape.size() != 2 || part.shape[1] != parts.front().shape[1]) {
-      throw HostError("wrong_shape", "Tensor '" + part.name + "' does not stack with '" + parts.front().name + "'.");
+      throw HostError("wrong_shape",
+                      "Tensor '" + part.name + "' does not stack with '" + parts.front().name + "'.");
     }
     first_output.push_back(outputs_);
     outputs_ += part.shape[0];
   }
   inputs_ = parts.front().shape[1];
   const int64_t stored_rows = has_panels_ ? num_panels() * kLanes : outputs_;
-  const uint64_t elements = checked_multiply(static_cast<uint64_t>(stored_rows), static_cast<uint64_t>(inputs_),
-                                             "a weight matrix");
+  const uint64_t elements =
+      checked_multiply(static_cast<uint64_t>(stored_rows), static_cast<uint64_t>(inputs_), "a weight matrix");
   const uint64_t width = dtype_bytes(dtype_);
   storage_ = arena.allocate(checked_multiply(elements, width, "a weight matrix"), "a weight matrix");
 
   const auto part_of = [&](int64_t output) {
     return static_cast<size_t>(std::upper_bound(first_output.begin(), first_output.end(), output) -
-                               first_output.begin()) - 1;
+                               first_output.begin()) -
+           1;
   };
   const auto pack_rows = [&](uint32_t panel, uint32_t) {
     const int64_t first = static_cast<int64_t>(panel) * kLanes;

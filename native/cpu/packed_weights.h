@@ -1,8 +1,9 @@
 // Weights as the CPU keeps them.
 //
-// A matrix for matmuls is panels, [ceil(outputs / 16)][inputs][16], the last one padded with zeros; one for look-ups only
-// is rows, [outputs][inputs]. Elements keep the checkpoint's dtype when all parts share it (float32 if they don't),
-// or are rounded to bfloat16. A vector is float32, rounded to bfloat16 and widened again where that is asked for.
+// A matrix for matmuls is panels, [ceil(outputs / 16)][inputs][16], the last one padded with zeros; one for
+// look-ups only is rows, [outputs][inputs]. Elements keep the checkpoint's dtype when all parts share it
+// (float32 if they don't), or are rounded to bfloat16. A vector is float32, rounded to bfloat16 and widened
+// again where that is asked for.
 #pragma once
 
 #include <cstdint>

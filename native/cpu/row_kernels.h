@@ -146,7 +146,8 @@ inline float widen_element(const void* data, DType dtype, int64_t index) {
 template <class V>
 void read_panel_row_any(const MatmulWeight& weight, int64_t row, float* output) {
   const int64_t first = row / kLanes * weight.inputs * kLanes + row % kLanes;
-  for (int64_t i = 0; i < weight.inputs; ++i) output[i] = widen_element(weight.panels, weight.dtype, first + i * kLanes);
+  for (int64_t i = 0; i < weight.inputs; ++i)
+    output[i] = widen_element(weight.panels, weight.dtype, first + i * kLanes);
 }
 
 template <class V>

@@ -8,7 +8,8 @@ namespace kadenz {
 namespace {
 
 constexpr int kPolls = 4000;  // some tens of microseconds
-constexpr uint32_t kMaxTasksOpen = uint32_t{1} << 30;  // far from where a late worker's increments could carry over
+constexpr uint32_t kMaxTasksOpen = uint32_t{1}
+                                   << 30;  // far from where a late worker's increments could carry over
 
 void pause_briefly() {
 #if defined(__x86_64__)
@@ -63,7 +64,8 @@ void ThreadPool::work(uint32_t thread) {
   const FloatEnvironment environment;
   uint32_t seen = 0;
   for (;;) {
-    for (int poll = 0; round_.load(std::memory_order_acquire) == seen && poll < kPolls; ++poll) pause_briefly();
+    for (int poll = 0; round_.load(std::memory_order_acquire) == seen && poll < kPolls; ++poll)
+      pause_briefly();
     uint32_t round = round_.load(std::memory_order_acquire);
     while (round == seen) {
       round_.wait(seen, std::memory_order_acquire);
@@ -75,8 +77,9 @@ void ThreadPool::work(uint32_t thread) {
   }
 }
 
-// A task is taken by one increment that also tells whether there was one: count and index are one word, so a late
-// worker can't mistake the index of one run for that of the next. Having taken a task keeps its run open.
+// A task is taken by one increment that also tells whether there was one: count and index are one word, so a
+// late worker can't mistake the index of one run for that of the next. Having taken a task keeps its run
+// open.
 void ThreadPool::take_tasks(uint32_t thread) {
   uint32_t done = 0;
   for (;;) {

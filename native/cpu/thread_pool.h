@@ -1,9 +1,10 @@
-// A few threads that stay. run() cuts work into tasks that threads take in turn; which thread takes which never shows in
-// a result, because tasks write to places of their own.
+// A few threads that stay. run() cuts work into tasks that threads take in turn; which thread takes which
+// never shows in a result, because tasks write to places of their own.
 //
-// Between runs that follow closely (the operations of one step) a worker polls for some microseconds, then sleeps
-// until it is woken. run() waits for tasks, not for threads: a worker that has lost its core holds nobody up unless it
-// lost it in the middle of a task. One run at a time; run() may not be called from a task. Tasks must not throw.
+// Between runs that follow closely (the operations of one step) a worker polls for some microseconds, then
+// sleeps until it is woken. run() waits for tasks, not for threads: a worker that has lost its core holds
+// nobody up unless it lost it in the middle of a task. One run at a time; run() may not be called from a
+// task. Tasks must not throw.
 #pragma once
 
 #include <atomic>

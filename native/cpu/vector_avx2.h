@@ -16,19 +16,33 @@ struct Avx2Vector {
   };
   static constexpr int kTileRows = 6;  // 12 sums, 2 weights, 1 broadcast of 16 registers
   static constexpr int kTilePanels = 1;
+  static constexpr bool kWidensCheaply =
+      false;  // beside the arithmetic that a loaded weight vector serves in a tile
   static constexpr int kScorePanels = 1;
 
-  static __m256 widen(__m128i bits) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16)); }
+  static __m256 widen(__m128i bits) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+  }
   static __m128i bits_at(const uint16_t* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)); }
 
   static Vec zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
   static Vec broadcast(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
   static Vec load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
-  static Vec load_half(const uint16_t* p) { return {_mm256_cvtph_ps(bits_at(p)), _mm256_cvtph_ps(bits_at(p + 8))}; }
+  static Vec load_half(const uint16_t* p) {
+    return {_mm256_cvtph_ps(bits_at(p)), _mm256_cvtph_ps(bits_at(p + 8))};
+  }
   static Vec load_bfloat16(const uint16_t* p) { return {widen(bits_at(p)), widen(bits_at(p + 8))}; }
-  static Vec load_split(const float* low, const float* high) { return {_mm256_loadu_ps(low), _mm256_loadu_ps(high)}; }
+  static Vec load_split(const float* low, const float* high) {
+    return {_mm256_loadu_ps(low), _mm256_loadu_ps(high)};
+  }
   static Vec load_split_bfloat16(const uint16_t* low, const uint16_t* high) {
     return {widen(bits_at(low)), widen(bits_at(high))};
+  }
+  // A loaded vector that serves several multiplications, kept in its registers: left alone, the compiler
+  // would load it again for each.
+  static Vec held(Vec v) {
+    asm("" : "+x"(v.low), "+x"(v.high));
+    return v;
   }
   static Vec load_partial(const float* p, int64_t count) {
     alignas(32) float lanes[16] = {};

@@ -2,6 +2,7 @@
 
 #include <exception>
 #include <string>
+#include <utility>
 
 #include "cpu/cpu_ops.h"
 #include "cpu/float_environment.h"
@@ -58,13 +59,11 @@ void Executor::note_memory() {
   scratch_bytes_ = decoder_->scratch_bytes() + sampling_.scratch_bytes();
 }
 
-void Executor::run_step(const wire::StepPlan& table) {
+void Executor::run_step(const wire::StepPlan& table, std::span<const PreviousSample> before) {
   if (kv_cache_released_)
     throw HostError("memory_released", "The KV cache is released; resume it before the next step.");
   if (weights_released_)
     throw HostError("memory_released", "The weights are released; resume them before the next step.");
-  const std::vector<PreviousSample> before = std::move(previous_);
-  previous_.clear();
   const Plan plan = read_plan(table, limits_);
   slots_.apply(plan);
   batch_.build(plan, limits_, slots_, before);
@@ -114,10 +113,11 @@ void Executor::resume_memory(wire::MemoryTags tags) {
   }
 }
 
-void Executor::carry_out(const wire::Instruction& instruction) {
+void Executor::carry_out(const wire::Instruction& instruction, std::span<const PreviousSample> before) {
   if (shut_down_) throw HostError("shut_down", "The host has been shut down.");
-  if (instruction.work_type() == wire::Work::StepPlan) return run_step(*instruction.work_as_StepPlan());
-  previous_.clear();
+  if (instruction.work_type() == wire::Work::StepPlan) {
+    return run_step(*instruction.work_as_StepPlan(), before);
+  }
   switch (instruction.work_type()) {
     case wire::Work::BeginWeightUpdate:
     case wire::Work::FinishWeightUpdate:
@@ -150,17 +150,16 @@ void Executor::carry_out(const wire::Instruction& instruction) {
 std::vector<uint8_t> Executor::execute(const wire::Instruction& instruction) {
   const FloatEnvironment environment;
   const uint64_t step = instruction.step();
+  const std::vector<PreviousSample> before = std::exchange(previous_, {});
   try {
-    carry_out(instruction);
+    carry_out(instruction, before);
     if (instruction.work_type() != wire::Work::StepPlan)
       return write_result(builder_, step, wire::ErrorCode::none, "");
     scratch_bytes_ = decoder_->scratch_bytes() + sampling_.scratch_bytes();
     return write_result(builder_, step, sampling_.samples(), sampling_.scores());
   } catch (const HostError& error) {
-    previous_.clear();
     return write_result(builder_, step, code_of(error), error.what());
   } catch (const std::bad_alloc&) {
-    previous_.clear();
     return write_result(builder_, step, wire::ErrorCode::step_failed,
                         "There is not enough memory for this step.");
   }

@@ -46,10 +46,10 @@ class Executor {
   uint64_t scratch_bytes() const { return scratch_bytes_; }
 
  private:
-  void run_step(const wire::StepPlan& table);
+  void run_step(const wire::StepPlan& table, std::span<const PreviousSample> before);
   void release_memory(wire::MemoryTags tags);
   void resume_memory(wire::MemoryTags tags);
-  void carry_out(const wire::Instruction& instruction);
+  void carry_out(const wire::Instruction& instruction, std::span<const PreviousSample> before);
   void note_memory();
 
   HostLimits limits_;
@@ -60,7 +60,7 @@ class Executor {
   SlotTable slots_;
   InputBatch batch_;
   SamplingStep sampling_;
-  std::vector<PreviousSample> previous_;  // of the instruction before, if that was a step
+  std::vector<PreviousSample> previous_;  // of the instruction before, if that was a step and went well
   flatbuffers::FlatBufferBuilder builder_;
   bool kv_cache_released_ = false;
   bool weights_released_ = false;

@@ -1,11 +1,11 @@
 // One step's work for the decoder. Nothing is owned: spans and block tables must outlive the call.
 //
-// Rows are laid out sequence after sequence: sequences[0] holds rows 0 .. n0-1, sequences[1] the next n1, and so on,
-// without gaps, so that every row belongs to exactly one sequence. A sequence's rows are consecutive positions.
-// Position p of a sequence lives in slot p % block_size of block block_table[p / block_size].
+// Rows are laid out sequence after sequence: sequences[0] holds rows 0 .. n0-1, sequences[1] the next n1, and
+// so on, without gaps, so that every row belongs to exactly one sequence. A sequence's rows are consecutive
+// positions. Position p of a sequence lives in slot p % block_size of block block_table[p / block_size].
 //
-// In each layer all rows' keys and values are written before any row attends, so a sequence may read blocks that
-// another one fills in the same step. Two sequences must not write into one block.
+// In each layer all rows' keys and values are written before any row attends, so a sequence may read blocks
+// that another one fills in the same step. Two sequences must not write into one block.
 #pragma once
 
 #include <cstdint>
@@ -27,10 +27,10 @@ struct BlockCopy {
 };
 
 struct DecoderBatch {
-  std::span<const int32_t> token_ids;         // one per row
+  std::span<const int32_t> token_ids;  // one per row
   std::span<const SequenceSpan> sequences;
-  std::span<const BlockCopy> copies;          // done in order before anything else, all layers, keys and values
-  std::span<const uint32_t> output_rows;      // rows whose final hidden state is kept, in this order
+  std::span<const BlockCopy> copies;      // done in order before anything else, all layers, keys and values
+  std::span<const uint32_t> output_rows;  // rows whose final hidden state is kept, in this order
 };
 
 }  // namespace kadenz

@@ -12,16 +12,18 @@
 namespace kadenz {
 namespace {
 
-constexpr uint32_t kFeedForwardRows = 512;      // bounds the widest activations, whatever the batch
+constexpr uint32_t kFeedForwardRows = 512;  // bounds the widest activations, whatever the batch
 constexpr uint64_t kMaxRows = uint64_t{1} << 20;
 constexpr uint64_t kMaxPosition = uint64_t{1} << 24;  // a float still counts positions exactly
 
 // Packs one layer's or the model's tensors and gives the mapped pages back at once.
 class Packer {
  public:
-  Packer(WeightFiles& files, Ops& ops, WeightPrecision precision) : files_(files), ops_(ops), precision_(precision) {}
+  Packer(WeightFiles& files, Ops& ops, WeightPrecision precision)
+      : files_(files), ops_(ops), precision_(precision) {}
 
-  std::unique_ptr<WeightMatrix> matrix(const std::vector<TensorView>& parts, MatrixUse use = MatrixUse::kLinear) {
+  std::unique_ptr<WeightMatrix> matrix(const std::vector<TensorView>& parts,
+                                       MatrixUse use = MatrixUse::kLinear) {
     std::unique_ptr<WeightMatrix> packed = ops_.pack_matrix(parts, precision_, use);
     bytes_ += packed->bytes();
     forget(parts);
@@ -53,10 +55,11 @@ class Packer {
 void check_cache_shape(const CacheShape& cache) {
   const bool power_of_two = (cache.block_size & (cache.block_size - 1)) == 0;
   if (cache.block_size < 8 || cache.block_size > 64 || !power_of_two) {
-    throw HostError("invalid_cache_shape",
-                    "The block size is " + std::to_string(cache.block_size) + "; it must be 8, 16, 32 or 64.");
+    throw HostError("invalid_cache_shape", "The block size is " + std::to_string(cache.block_size) +
+                                               "; it must be 8, 16, 32 or 64.");
   }
-  if (cache.num_blocks == 0) throw HostError("invalid_cache_shape", "The KV cache has 0 blocks; it needs at least 1.");
+  if (cache.num_blocks == 0)
+    throw HostError("invalid_cache_shape", "The KV cache has 0 blocks; it needs at least 1.");
   if (cache.storage != DType::kFloat32 && cache.storage != DType::kBFloat16) {
     throw HostError("invalid_cache_shape", "The KV cache is stored as float32 or bfloat16.");
   }
@@ -77,8 +80,9 @@ Decoder::Decoder(const ModelConfig& config, WeightFiles& weights, Ops& ops, cons
   const FloatEnvironment environment;
   validate(config);
   check_cache_shape(cache);
-  attention_shape_ = {static_cast<uint32_t>(config.num_layers), static_cast<uint32_t>(config.num_attention_heads),
-                      static_cast<uint32_t>(config.num_key_value_heads), static_cast<uint32_t>(config.head_dim)};
+  attention_shape_ = {
+      static_cast<uint32_t>(config.num_layers), static_cast<uint32_t>(config.num_attention_heads),
+      static_cast<uint32_t>(config.num_key_value_heads), static_cast<uint32_t>(config.head_dim)};
   rotary_ = {rope_inverse_frequencies(config.rope, config.head_dim),
              config.rope.kind == RopeKind::kYarn ? static_cast<float>(config.rope.attention_factor) : 1.0F};
 
@@ -96,8 +100,9 @@ void Decoder::load_weights(WeightFiles& weights) {
   const bool rounded = cache_shape_.storage == DType::kBFloat16;
   Packer pack(weights, ops, rounded ? WeightPrecision::kBFloat16 : WeightPrecision::kExact);
 
-  embedding_ = pack.matrix({weights.require("model.embed_tokens.weight", {config.vocab_size, hidden})},
-                           config.tie_word_embeddings ? MatrixUse::kLinearAndEmbedding : MatrixUse::kEmbedding);
+  embedding_ =
+      pack.matrix({weights.require("model.embed_tokens.weight", {config.vocab_size, hidden})},
+                  config.tie_word_embeddings ? MatrixUse::kLinearAndEmbedding : MatrixUse::kEmbedding);
   for (int64_t index = 0; index < config.num_layers; ++index) {
     const std::string prefix = "model.layers." + std::to_string(index) + ".";
     const auto tensor = [&](const char* name, std::initializer_list<int64_t> shape) {
@@ -109,15 +114,17 @@ void Decoder::load_weights(WeightFiles& weights) {
                              tensor("self_attn.k_proj.weight", {keys, hidden}),
                              tensor("self_attn.v_proj.weight", {keys, hidden})});
     if (config.attention_bias) {
-      layer.qkv_bias = pack.vector({tensor("self_attn.q_proj.bias", {queries}), tensor("self_attn.k_proj.bias", {keys}),
-                                    tensor("self_attn.v_proj.bias", {keys})});
+      layer.qkv_bias =
+          pack.vector({tensor("self_attn.q_proj.bias", {queries}), tensor("self_attn.k_proj.bias", {keys}),
+                       tensor("self_attn.v_proj.bias", {keys})});
     }
     if (config.qk_norm) {
       layer.query_norm = pack.vector({tensor("self_attn.q_norm.weight", {config.head_dim})});
       layer.key_norm = pack.vector({tensor("self_attn.k_norm.weight", {config.head_dim})});
     }
     layer.output = pack.matrix({tensor("self_attn.o_proj.weight", {hidden, queries})});
-    if (config.attention_output_bias) layer.output_bias = pack.vector({tensor("self_attn.o_proj.bias", {hidden})});
+    if (config.attention_output_bias)
+      layer.output_bias = pack.vector({tensor("self_attn.o_proj.bias", {hidden})});
     layer.feed_forward_norm = pack.vector({tensor("post_attention_layernorm.weight", {hidden})});
     layer.gate = pack.matrix({tensor("mlp.gate_proj.weight", {inner, hidden})});
     layer.up = pack.matrix({tensor("mlp.up_proj.weight", {inner, hidden})});
@@ -127,7 +134,8 @@ void Decoder::load_weights(WeightFiles& weights) {
       layer.up_bias = pack.vector({tensor("mlp.up_proj.bias", {inner})});
       layer.down_bias = pack.vector({tensor("mlp.down_proj.bias", {hidden})});
     }
-    const bool windowed = config.sliding_window > 0 && config.layer_uses_sliding_window[static_cast<size_t>(index)] != 0;
+    const bool windowed =
+        config.sliding_window > 0 && config.layer_uses_sliding_window[static_cast<size_t>(index)] != 0;
     layer.window = windowed ? static_cast<uint32_t>(config.sliding_window) : 0;
     layers_.push_back(std::move(layer));
   }
@@ -151,25 +159,33 @@ void Decoder::release_weights() {
   output_head_.reset();
   final_norm_.reset();
   weight_bytes_ = 0;
+  kept_rows_ = 0;
 }
 
 void Decoder::restore_weights(WeightFiles& weights) {
   release_weights();
-  load_weights(weights);
+  try {
+    load_weights(weights);
+  } catch (...) {
+    release_weights();  // all or nothing: half a model must not pass for one
+    throw;
+  }
 }
 
 Decoder::~Decoder() = default;
 
 void Decoder::check_resident() const {
-  if (embedding_ == nullptr) throw HostError("memory_released", "The weights are released; resume them first.");
+  if (embedding_ == nullptr)
+    throw HostError("memory_released", "The weights are released; resume them first.");
   if (cache_ == nullptr) throw HostError("memory_released", "The KV cache is released; resume it first.");
 }
 
 void Decoder::check(const DecoderBatch& batch) {
   const uint64_t rows = batch.token_ids.size();
   if (rows > kMaxRows || batch.output_rows.size() > kMaxRows) {
-    refuse_batch("A batch of " + std::to_string(rows) + " rows with " + std::to_string(batch.output_rows.size()) +
-                 " outputs is over the limit of " + std::to_string(kMaxRows) + ".");
+    refuse_batch("A batch of " + std::to_string(rows) + " rows with " +
+                 std::to_string(batch.output_rows.size()) + " outputs is over the limit of " +
+                 std::to_string(kMaxRows) + ".");
   }
   for (const int32_t token : batch.token_ids) {
     if (token < 0 || token >= config_.vocab_size) {
@@ -179,7 +195,8 @@ void Decoder::check(const DecoderBatch& batch) {
   }
   for (const uint32_t row : batch.output_rows) {
     if (row >= rows) {
-      refuse_batch("Output row " + std::to_string(row) + " is outside the batch of " + std::to_string(rows) + " rows.");
+      refuse_batch("Output row " + std::to_string(row) + " is outside the batch of " + std::to_string(rows) +
+                   " rows.");
     }
   }
   for (const BlockCopy& copy : batch.copies) {
@@ -194,8 +211,8 @@ void Decoder::check(const DecoderBatch& batch) {
     const SequenceSpan& span = batch.sequences[index];
     const std::string name = "Sequence " + std::to_string(index) + " of the batch";
     if (span.first_row != next_row) {
-      refuse_batch(name + " starts at row " + std::to_string(span.first_row) + "; row " + std::to_string(next_row) +
-                   " is next.");
+      refuse_batch(name + " starts at row " + std::to_string(span.first_row) + "; row " +
+                   std::to_string(next_row) + " is next.");
     }
     next_row += span.num_rows;
     const uint64_t end = uint64_t{span.start_position} + span.num_rows;
@@ -222,8 +239,8 @@ void Decoder::check(const DecoderBatch& batch) {
     }
   }
   if (next_row != rows) {
-    refuse_batch("The sequences cover " + std::to_string(next_row) + " of the batch's " + std::to_string(rows) +
-                 " rows.");
+    refuse_batch("The sequences cover " + std::to_string(next_row) + " of the batch's " +
+                 std::to_string(rows) + " rows.");
   }
 }
 
@@ -240,7 +257,8 @@ void Decoder::reserve(uint32_t rows, uint32_t kept_rows) {
     normed_ = ops_.allocate_activations(all, hidden);
     qkv_ = ops_.allocate_activations(all, queries + 2 * keys);
     attention_ = ops_.allocate_activations(all, queries);
-    gated_ = ops_.allocate_activations(std::min(all, kFeedForwardRows), static_cast<uint32_t>(config_.intermediate_size));
+    gated_ = ops_.allocate_activations(std::min(all, kFeedForwardRows),
+                                       static_cast<uint32_t>(config_.intermediate_size));
     row_capacity_ = all;
   }
   if (round(kept_rows) > kept_capacity_) {
@@ -288,7 +306,8 @@ void Decoder::forward(const DecoderBatch& batch) {
       ops_.attend(*qkv_, *cache_, number, layer.window, *attention_);
       ops_.gather_rows(*hidden_, batch.output_rows, *kept_hidden_);
       ops_.gather_rows(*attention_, batch.output_rows, *kept_attention_);
-      ops_.linear_add(*kept_attention_, {0, kept}, {layer.output.get(), layer.output_bias.get()}, *kept_hidden_, 0);
+      ops_.linear_add(*kept_attention_, {0, kept}, {layer.output.get(), layer.output_bias.get()},
+                      *kept_hidden_, 0);
       feed_forward(layer, *kept_hidden_, kept);
       ops_.rms_norm(*kept_hidden_, kept, *final_norm_, epsilon, *kept_hidden_);
     }
@@ -299,8 +318,9 @@ void Decoder::forward(const DecoderBatch& batch) {
 void Decoder::logits(uint32_t first, uint32_t count, float* out) {
   check_resident();
   if (uint64_t{first} + count > kept_rows_) {
-    refuse_batch("Logits of rows " + std::to_string(first) + " to " + std::to_string(uint64_t{first} + count) +
-                 " are asked for; the step kept " + std::to_string(kept_rows_) + ".");
+    refuse_batch("Logits of rows " + std::to_string(first) + " to " +
+                 std::to_string(uint64_t{first} + count) + " are asked for; the step kept " +
+                 std::to_string(kept_rows_) + ".");
   }
   if (count == 0) return;
   const FloatEnvironment environment;

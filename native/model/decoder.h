@@ -1,8 +1,9 @@
 // The decoder-only transformer of Llama 2/3, Mistral, Qwen2 and Qwen3, written once against ops.h.
 //
-// Lifecycle: the constructor packs the weights (and gives the mapped pages back); forward() runs one batch, writes its
-// keys and values into the paged cache and keeps the final-normed hidden state of the output rows; logits() turns kept
-// rows into logits, as often and in as small portions as the caller's memory likes, until the next forward().
+// Lifecycle: the constructor packs the weights (and gives the mapped pages back); forward() runs one batch,
+// writes its keys and values into the paged cache and keeps the final-normed hidden state of the output rows;
+// logits() turns kept rows into logits, as often and in as small portions as the caller's memory likes, until
+// the next forward().
 #pragma once
 
 #include <cstdint>
@@ -24,14 +25,16 @@ class Decoder {
   Decoder(const Decoder&) = delete;
   Decoder& operator=(const Decoder&) = delete;
 
-  // Throws HostError("invalid_batch") before anything was written when a row, position, block or token is out of range.
+  // Throws HostError("invalid_batch") before anything was written when a row, position, block or token is out
+  // of range.
   void forward(const DecoderBatch& batch);
 
   // Logits of kept rows first .. first+count-1 into out[count][vocab_size].
   void logits(uint32_t first, uint32_t count, float* out);
 
-  // Memory that a trainer asks back between rollouts. What is dropped is freed at once; forward() and logits() throw
-  // HostError("memory_released") until both are there again. A restored cache holds nothing; weights come from the files.
+  // Memory that a trainer asks back between rollouts. What is dropped is freed at once; forward() and
+  // logits() throw HostError("memory_released") until both are there again. A restored cache holds nothing;
+  // weights come from the files.
   void release_cache();
   void restore_cache();
   void release_weights();
@@ -63,13 +66,14 @@ class Decoder {
   uint64_t weight_bytes_ = 0;
 
   std::unique_ptr<Activations> hidden_, normed_, qkv_, attention_;  // [row_capacity_][...]
-  std::unique_ptr<Activations> gated_;                              // [rows of one feed-forward chunk][intermediate]
-  std::unique_ptr<Activations> kept_hidden_, kept_attention_;       // [kept_capacity_][...]
+  std::unique_ptr<Activations> gated_;  // [rows of one feed-forward chunk][intermediate]
+  std::unique_ptr<Activations> kept_hidden_, kept_attention_;  // [kept_capacity_][...]
   uint32_t row_capacity_ = 0;
   uint32_t kept_capacity_ = 0;
   uint32_t kept_rows_ = 0;
 
-  std::vector<uint64_t> block_writers_;  // by block: the last step that wrote it, to find two writers in one step
+  // By block: the last step that wrote it, to find two writers in one step
+  std::vector<uint64_t> block_writers_;
   uint64_t step_stamp_ = 0;
 };
 

@@ -1,5 +1,6 @@
 // The one exception the native side throws at a caller: a stable snake_case code and a sentence that helps.
-// The addon turns it into a KadenzError of the same code. A broken invariant of our own is not a HostError: it aborts.
+// The addon turns it into a KadenzError of the same code. A broken invariant of our own is not a HostError:
+// it aborts.
 #pragma once
 
 #include <stdexcept>
@@ -10,7 +11,8 @@ namespace kadenz {
 
 class HostError : public std::runtime_error {
  public:
-  HostError(std::string code, const std::string& sentence) : std::runtime_error(sentence), code_(std::move(code)) {}
+  HostError(std::string code, const std::string& sentence)
+      : std::runtime_error(sentence), code_(std::move(code)) {}
 
   const std::string& code() const { return code_; }
 

@@ -11,7 +11,7 @@ namespace {
 constexpr double kLn2High = 0x1.62e42feep-1;
 constexpr double kLn2Low = 0x1.a39ef35793c76p-33;
 constexpr double kInverseLn2 = 0x1.71547652b82fep+0;
-constexpr double kHalfPiHigh = 0x1.921fb544p+0;    // 33 bits less trailing zeros: exact up to n = 2^20
+constexpr double kHalfPiHigh = 0x1.921fb544p+0;  // 33 bits less trailing zeros: exact up to n = 2^20
 constexpr double kHalfPiMiddle = 0x1.0b4611a6p-34;
 constexpr double kHalfPiLow = 0x1.3198a2e037073p-69;
 constexpr double kInverseHalfPi = 0x1.45f306dc9c883p-1;
@@ -57,10 +57,22 @@ void exact_sin_cos(double angle, double* sine, double* cosine) {
   const double s = r * sine_series;
   const double c = cosine_series;
   switch (static_cast<int64_t>(n) & 3) {
-    case 0: *sine = s; *cosine = c; break;
-    case 1: *sine = c; *cosine = -s; break;
-    case 2: *sine = -s; *cosine = -c; break;
-    default: *sine = -c; *cosine = s; break;
+    case 0:
+      *sine = s;
+      *cosine = c;
+      break;
+    case 1:
+      *sine = c;
+      *cosine = -s;
+      break;
+    case 2:
+      *sine = -s;
+      *cosine = -c;
+      break;
+    default:
+      *sine = -c;
+      *cosine = s;
+      break;
   }
 }
 

@@ -1,6 +1,7 @@
-// log, exp, pow, sin and cos in double from addition, multiplication, division and floor alone. The C library's own
-// differ from version to version in the last bit, and these feed RoPE tables that feed every bit after them.
-// Accurate to a few units in the last place of a double; every result is rounded to float by the callers.
+// log, exp, pow, sin and cos in double from addition, multiplication, division and floor alone. The C
+// library's own differ from version to version in the last bit, and these feed RoPE tables that feed every
+// bit after them. Accurate to a few units in the last place of a double; every result is rounded to float by
+// the callers.
 #pragma once
 
 namespace kadenz {

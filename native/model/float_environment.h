@@ -1,4 +1,5 @@
-// Rounding to nearest, subnormals kept: what our bits assume, whatever the calling thread was set to. Restored on leaving.
+// Rounding to nearest, subnormals kept: what our bits assume, whatever the calling thread was set to.
+// Restored on leaving.
 #pragma once
 
 #if defined(__x86_64__)
@@ -10,7 +11,9 @@ namespace kadenz {
 class FloatEnvironment {
  public:
 #if defined(__x86_64__)
-  FloatEnvironment() : saved_(_mm_getcsr()) { _mm_setcsr(0x1f80); }  // exceptions masked, nearest, no flush to zero
+  FloatEnvironment() : saved_(_mm_getcsr()) {
+    _mm_setcsr(0x1f80);
+  }  // exceptions masked, nearest, no flush to zero
   ~FloatEnvironment() { _mm_setcsr(saved_); }
 #else
   FloatEnvironment() = default;

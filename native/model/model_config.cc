@@ -27,18 +27,21 @@ void check_positive(const char* field, double value, double high) {
 }
 
 void validate_rope(const RopeConfig& rope) {
-  if (rope.kind > RopeKind::kYarn) refuse("rope kind", std::to_string(static_cast<int>(rope.kind)), "a known kind");
+  if (rope.kind > RopeKind::kYarn)
+    refuse("rope kind", std::to_string(static_cast<int>(rope.kind)), "a known kind");
   check_positive("rope_theta", rope.theta, 1e15);
   if (!std::isfinite(rope.attention_factor)) refuse("rope attention_factor", "not finite", "a finite number");
   if (rope.kind == RopeKind::kDefault) return;
   check_positive("rope factor", rope.factor, 1e9);
   if (rope.kind == RopeKind::kLinear) return;
-  check_range("rope original_max_position_embeddings", rope.original_max_position_embeddings, 1, int64_t{1} << 24);
+  check_range("rope original_max_position_embeddings", rope.original_max_position_embeddings, 1,
+              int64_t{1} << 24);
   if (rope.kind == RopeKind::kLlama3) {
     check_positive("rope low_freq_factor", rope.low_freq_factor, 1e9);
     check_positive("rope high_freq_factor", rope.high_freq_factor, 1e9);
     if (rope.high_freq_factor == rope.low_freq_factor) {
-      refuse("rope high_freq_factor", std::to_string(rope.high_freq_factor), "different from low_freq_factor");
+      refuse("rope high_freq_factor", std::to_string(rope.high_freq_factor),
+             "different from low_freq_factor");
     }
     return;
   }
@@ -59,7 +62,8 @@ void validate(const ModelConfig& config) {
   check_range("vocab_size", config.vocab_size, 1, 1 << 27);
   check_range("max_position_embeddings", config.max_position_embeddings, 1, 1 << 24);
   check_range("sliding_window", config.sliding_window, 0, int64_t{1} << 31);
-  if (config.head_dim % 2 != 0) refuse("head_dim", std::to_string(config.head_dim), "even (RoPE turns pairs)");
+  if (config.head_dim % 2 != 0)
+    refuse("head_dim", std::to_string(config.head_dim), "even (RoPE turns pairs)");
   if (config.num_attention_heads % config.num_key_value_heads != 0) {
     refuse("num_key_value_heads", std::to_string(config.num_key_value_heads),
            "a divisor of num_attention_heads = " + std::to_string(config.num_attention_heads));

@@ -1,5 +1,6 @@
-// What a model is, as plain numbers. config.json is read and judged in TypeScript; what arrives here is resolved
-// (no defaults are filled in natively) and checked once more for sign and range before a size is computed from it.
+// What a model is, as plain numbers. config.json is read and judged in TypeScript; what arrives here is
+// resolved (no defaults are filled in natively) and checked once more for sign and range before a size is
+// computed from it.
 #pragma once
 
 #include <cstdint>
@@ -13,14 +14,14 @@ enum class RopeKind : uint8_t { kDefault, kLinear, kLlama3, kYarn };
 struct RopeConfig {
   RopeKind kind = RopeKind::kDefault;
   double theta = 10000.0;
-  double factor = 1.0;                            // linear, llama3, yarn
-  double low_freq_factor = 1.0;                   // llama3
-  double high_freq_factor = 4.0;                  // llama3
-  int64_t original_max_position_embeddings = 0;   // llama3, yarn
-  double beta_fast = 32.0;                        // yarn
-  double beta_slow = 1.0;                         // yarn
-  double attention_factor = 1.0;                  // multiplies cos and sin; 1 but for yarn
-  bool truncate = true;                           // yarn: round the correction range to whole dimensions
+  double factor = 1.0;                           // linear, llama3, yarn
+  double low_freq_factor = 1.0;                  // llama3
+  double high_freq_factor = 4.0;                 // llama3
+  int64_t original_max_position_embeddings = 0;  // llama3, yarn
+  double beta_fast = 32.0;                       // yarn
+  double beta_slow = 1.0;                        // yarn
+  double attention_factor = 1.0;                 // multiplies cos and sin; 1 but for yarn
+  bool truncate = true;                          // yarn: round the correction range to whole dimensions
 };
 
 struct ModelConfig {
@@ -39,7 +40,7 @@ struct ModelConfig {
   bool mlp_bias = false;               // gate, up and down have one
   bool qk_norm = false;                // RMSNorm over head_dim on q and k before RoPE (Qwen3)
   bool tie_word_embeddings = false;
-  int64_t sliding_window = 0;          // 0 = none; key j is visible to query i when i - j < sliding_window
+  int64_t sliding_window = 0;  // 0 = none; key j is visible to query i when i - j < sliding_window
   std::vector<uint8_t> layer_uses_sliding_window;  // one per layer; may be empty when sliding_window is 0
 };
 

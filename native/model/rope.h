@@ -1,5 +1,5 @@
-// Inverse frequencies of rotary position embeddings, as Hugging Face's modeling code defines them: made in float32 step by
-// step, so that the angles of far positions agree with the models as they were trained.
+// Inverse frequencies of rotary position embeddings, as Hugging Face's modeling code defines them: made in
+// float32 step by step, so that the angles of far positions agree with the models as they were trained.
 #pragma once
 
 #include <cstdint>

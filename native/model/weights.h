@@ -1,8 +1,9 @@
-// Named tensors in memory-mapped files. The safetensors header is parsed in TypeScript; what arrives here is a list of
-// names, shapes and byte ranges, hostile until checked: each range must lie in its file and hold exactly its shape.
+// Named tensors in memory-mapped files. The safetensors header is parsed in TypeScript; what arrives here is
+// a list of names, shapes and byte ranges, hostile until checked: each range must lie in its file and hold
+// exactly its shape.
 //
-// Ownership: WeightFiles owns the mappings; a TensorView is valid as long as it lives. Pages that were read are given
-// back with forget(), so a model that was packed doesn't stay resident twice.
+// Ownership: WeightFiles owns the mappings; a TensorView is valid as long as it lives. Pages that were read
+// are given back with forget(), so a model that was packed doesn't stay resident twice.
 #pragma once
 
 #include <cstddef>
@@ -59,7 +60,8 @@ class WeightFiles {
   TensorView require(const std::string& name, std::initializer_list<int64_t> shape) const;
   bool contains(const std::string& name) const { return tensors_.contains(name); }
 
-  // Drops the tensor's pages from resident memory. The view stays valid; reading it again reads the file again.
+  // Drops the tensor's pages from resident memory. The view stays valid; reading it again reads the file
+  // again.
   void forget(const TensorView& tensor) const;
 
  private:

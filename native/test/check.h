@@ -1,5 +1,5 @@
-// A small test runner: TEST("what holds, in a sentence") { EXPECT(...); }. A failed EXPECT ends its test and tells
-// where; main prints `N passed, N failed` and exits with 1 if any failed.
+// A small test runner: TEST("what holds, in a sentence") { EXPECT(...); }. A failed EXPECT ends its test and
+// tells where; main prints `N passed, N failed` and exits with 1 if any failed.
 #pragma once
 
 #include <functional>
@@ -30,16 +30,16 @@ std::string sentence_of(const std::function<void()>& action);
 
 #define KADENZ_JOIN_(a, b) a##b
 #define KADENZ_JOIN(a, b) KADENZ_JOIN_(a, b)
-#define TEST(sentence)                                                                                    \
-  static void KADENZ_JOIN(test_, __LINE__)();                                                             \
-  static const ::kadenz::test::Registration KADENZ_JOIN(registration_, __LINE__)(                         \
-      sentence, KADENZ_JOIN(test_, __LINE__));                                                            \
+#define TEST(sentence)                                                            \
+  static void KADENZ_JOIN(test_, __LINE__)();                                     \
+  static const ::kadenz::test::Registration KADENZ_JOIN(registration_, __LINE__)( \
+      sentence, KADENZ_JOIN(test_, __LINE__));                                    \
   static void KADENZ_JOIN(test_, __LINE__)()
 #define EXPECT(condition)                                                   \
   do {                                                                      \
     if (!(condition)) ::kadenz::test::fail(__FILE__, __LINE__, #condition); \
   } while (false)
-#define EXPECT_NOTE(condition, note)                                                                  \
-  do {                                                                                                \
+#define EXPECT_NOTE(condition, note)                                                                     \
+  do {                                                                                                   \
     if (!(condition)) ::kadenz::test::fail(__FILE__, __LINE__, std::string(#condition) + ": " + (note)); \
   } while (false)

@@ -1,5 +1,5 @@
-// The whole decoder on small random models: against the plain reference, and bit for bit whatever else happens around a
-// sequence.
+// The whole decoder on small random models: against the plain reference, and bit for bit whatever else
+// happens around a sequence.
 #include <cmath>
 #include <cstring>
 #include <memory>
@@ -46,15 +46,18 @@ struct Feed {
 };
 
 // One step: so many tokens of each feed (0 = it sits out), every row's logits kept.
-void step(Rig& rig, std::vector<Feed*> feeds, const std::vector<uint32_t>& counts, std::vector<BlockCopy> copies = {}) {
+void step(Rig& rig, std::vector<Feed*> feeds, const std::vector<uint32_t>& counts,
+          std::vector<BlockCopy> copies = {}) {
   std::vector<int32_t> tokens;
   std::vector<SequenceSpan> spans;
   std::vector<uint32_t> outputs;
   for (size_t i = 0; i < feeds.size(); ++i) {
     Feed& feed = *feeds[i];
-    const uint32_t count = std::min<uint32_t>(counts[i], static_cast<uint32_t>(feed.tokens.size()) - feed.done);
+    const uint32_t count =
+        std::min<uint32_t>(counts[i], static_cast<uint32_t>(feed.tokens.size()) - feed.done);
     if (count == 0) continue;
-    spans.push_back({static_cast<uint32_t>(tokens.size()), count, feed.done, feed.table.data(), static_cast<uint32_t>(feed.table.size())});
+    spans.push_back({static_cast<uint32_t>(tokens.size()), count, feed.done, feed.table.data(),
+                     static_cast<uint32_t>(feed.table.size())});
     for (uint32_t row = 0; row < count; ++row) {
       outputs.push_back(static_cast<uint32_t>(tokens.size()));
       tokens.push_back(feed.tokens[feed.done + row]);
@@ -64,7 +67,8 @@ void step(Rig& rig, std::vector<Feed*> feeds, const std::vector<uint32_t>& count
   uint32_t output = 0;
   for (size_t i = 0; i < feeds.size(); ++i) {
     Feed& feed = *feeds[i];
-    const uint32_t count = std::min<uint32_t>(counts[i], static_cast<uint32_t>(feed.tokens.size()) - feed.done);
+    const uint32_t count =
+        std::min<uint32_t>(counts[i], static_cast<uint32_t>(feed.tokens.size()) - feed.done);
     for (uint32_t row = 0; row < count; ++row) feed.logits.push_back(rig.row(output++));
     feed.done += count;
   }
@@ -72,27 +76,30 @@ void step(Rig& rig, std::vector<Feed*> feeds, const std::vector<uint32_t>& count
 
 std::vector<int32_t> draw_tokens(Random& random, const TinyModel& model, int64_t count) {
   std::vector<int32_t> tokens;
-  for (int64_t i = 0; i < count; ++i) tokens.push_back(static_cast<int32_t>(random.integer(0, model.config.vocab_size - 1)));
+  for (int64_t i = 0; i < count; ++i)
+    tokens.push_back(static_cast<int32_t>(random.integer(0, model.config.vocab_size - 1)));
   return tokens;
 }
 
 // Blocks for `positions`, taken from a pool in an order of its own.
 std::vector<uint32_t> blocks_for(uint32_t first, uint32_t step_size, size_t positions, uint32_t block_size) {
   std::vector<uint32_t> table;
-  for (size_t i = 0; i * block_size < positions; ++i) table.push_back(first + static_cast<uint32_t>(i) * step_size);
+  for (size_t i = 0; i * block_size < positions; ++i)
+    table.push_back(first + static_cast<uint32_t>(i) * step_size);
   return table;
 }
 
 bool same_bits(const Logits& a, const Logits& b) {
   if (a.size() != b.size()) return false;
   for (size_t i = 0; i < a.size(); ++i) {
-    if (a[i].size() != b[i].size() || std::memcmp(a[i].data(), b[i].data(), a[i].size() * sizeof(float)) != 0) return false;
+    if (a[i].size() != b[i].size() || std::memcmp(a[i].data(), b[i].data(), a[i].size() * sizeof(float)) != 0)
+      return false;
   }
   return true;
 }
 
-Logits alone(const TinyModel& model, const std::vector<int32_t>& tokens, uint32_t chunk, const CacheShape& cache,
-             const CpuOptions& options = {1, {}}) {
+Logits alone(const TinyModel& model, const std::vector<int32_t>& tokens, uint32_t chunk,
+             const CacheShape& cache, const CpuOptions& options = {1, {}}) {
   Rig rig(model, cache, options);
   Feed feed{tokens, blocks_for(1, 2, tokens.size(), cache.block_size), 0, {}};
   while (feed.done < tokens.size()) step(rig, {&feed}, {chunk});
@@ -162,7 +169,8 @@ TEST("logits are the same bits on every instruction set, for any number of threa
   }
 }
 
-TEST("a sequence's logits are the same bits alone and among others that are prefilled and decoded beside it") {
+TEST(
+    "a sequence's logits are the same bits alone and among others that are prefilled and decoded beside it") {
   Random random(34);
   for (const TinyOptions& options : architectures()) {
     const TinyModel model = make_tiny_model(random, options);
@@ -175,7 +183,8 @@ TEST("a sequence's logits are the same bits alone and among others that are pref
     for (Feed& feed : feeds) all.push_back(&feed);
     for (int round = 0; round < 70; ++round) {
       std::vector<uint32_t> counts;
-      for (size_t i = 0; i < feeds.size(); ++i) counts.push_back(static_cast<uint32_t>(random.one_of<int64_t>({0, 1, 1, 5, 20})));
+      for (size_t i = 0; i < feeds.size(); ++i)
+        counts.push_back(static_cast<uint32_t>(random.one_of<int64_t>({0, 1, 1, 5, 20})));
       step(rig, all, counts);
     }
     for (const Feed& feed : feeds) {
@@ -233,7 +242,8 @@ TEST("only the rows asked for are kept, in the order asked, as often as asked") 
   std::vector<float> logits(static_cast<size_t>(3 * model.config.vocab_size));
   rig.decoder->logits(1, 3, logits.data());
   for (size_t i = 0; i < 3; ++i) {
-    EXPECT(std::memcmp(logits.data() + i * static_cast<size_t>(model.config.vocab_size), expected[outputs[i + 1]].data(),
+    EXPECT(std::memcmp(logits.data() + i * static_cast<size_t>(model.config.vocab_size),
+                       expected[outputs[i + 1]].data(),
                        static_cast<size_t>(model.config.vocab_size) * sizeof(float)) == 0);
   }
   EXPECT(code_of([&] { rig.decoder->logits(2, 3, logits.data()); }) == "invalid_batch");
@@ -251,7 +261,8 @@ TEST("empty batches, empty sequences and batches that only copy are served") {
   rig.decoder->forward({{}, {}, copies, {}});
   const std::vector<int32_t> tokens = {1};
   const std::vector<uint32_t> table = {0};
-  const std::vector<SequenceSpan> spans = {{0, 0, 5, nullptr, 0}, {0, 1, 0, table.data(), 1}, {1, 0, 0, nullptr, 0}};
+  const std::vector<SequenceSpan> spans = {
+      {0, 0, 5, nullptr, 0}, {0, 1, 0, table.data(), 1}, {1, 0, 0, nullptr, 0}};
   const std::vector<uint32_t> outputs = {0};
   rig.decoder->forward({tokens, spans, {}, outputs});
   EXPECT(rig.row(0) == alone(model, tokens, 1, kCache)[0]);
@@ -265,8 +276,8 @@ TEST("a batch with any number out of range is refused before anything is written
   step(rig, {&feed}, {19});
   const std::vector<uint32_t> table = {2, 3}, bad_table = {2, 4}, twice = {2, 2};
   const std::vector<int32_t> two = {1, 2};
-  const auto refused = [&](std::vector<int32_t> tokens, std::vector<SequenceSpan> spans, std::vector<uint32_t> outputs,
-                           std::vector<BlockCopy> copies = {}) {
+  const auto refused = [&](std::vector<int32_t> tokens, std::vector<SequenceSpan> spans,
+                           std::vector<uint32_t> outputs, std::vector<BlockCopy> copies = {}) {
     return code_of([&] { rig.decoder->forward({tokens, spans, copies, outputs}); }) == "invalid_batch";
   };
   const uint32_t* blocks = table.data();
@@ -274,16 +285,16 @@ TEST("a batch with any number out of range is refused before anything is written
   EXPECT(refused({1, vocab}, {{0, 2, 0, blocks, 2}}, {}));
   EXPECT(refused({1, -1}, {{0, 2, 0, blocks, 2}}, {}));
   EXPECT(refused(two, {{0, 2, 0, blocks, 2}}, {2}));
-  EXPECT(refused(two, {{0, 1, 0, blocks, 2}}, {}));                                // a row of nobody's
+  EXPECT(refused(two, {{0, 1, 0, blocks, 2}}, {}));  // a row of nobody's
   EXPECT(refused(two, {{1, 1, 0, blocks, 2}}, {}));
-  EXPECT(refused(two, {{0, 3, 0, blocks, 2}}, {}));                                // more rows than tokens
-  EXPECT(refused(two, {{0, 2, 31, blocks, 2}}, {}));                               // one position past the table
+  EXPECT(refused(two, {{0, 3, 0, blocks, 2}}, {}));   // more rows than tokens
+  EXPECT(refused(two, {{0, 2, 31, blocks, 2}}, {}));  // one position past the table
   EXPECT(refused(two, {{0, 2, 0xffffffffU, blocks, 2}}, {}));
   EXPECT(refused(two, {{0, 0xffffffffU, 0, blocks, 2}}, {}));
   EXPECT(refused(two, {{0, 2, 0, nullptr, 2}}, {}));
   EXPECT(refused(two, {{0, 2, 15, bad_table.data(), 2}}, {}));
-  EXPECT(refused(two, {{0, 2, 15, twice.data(), 2}}, {}));                         // one block at two places
-  EXPECT(refused(two, {{0, 1, 0, blocks, 2}, {1, 1, 5, blocks, 2}}, {}));          // two writers
+  EXPECT(refused(two, {{0, 2, 15, twice.data(), 2}}, {}));                 // one block at two places
+  EXPECT(refused(two, {{0, 1, 0, blocks, 2}, {1, 1, 5, blocks, 2}}, {}));  // two writers
   EXPECT(refused(two, {{0, 2, 0, blocks, 2}}, {}, {{0, 4}}));
   EXPECT(refused(two, {{0, 2, 0, blocks, 2}}, {}, {{0xffffffffU, 0}}));
   step(rig, {&feed}, {1});
@@ -293,7 +304,8 @@ TEST("a batch with any number out of range is refused before anything is written
 TEST("a decoder of an impossible configuration or cache is refused by name") {
   Random random(40);
   const TinyModel good = make_tiny_model(random, {});
-  const auto refused = [&](const std::function<void(ModelConfig&, CacheShape&)>& spoil, const std::string& code) {
+  const auto refused = [&](const std::function<void(ModelConfig&, CacheShape&)>& spoil,
+                           const std::string& code) {
     TinyModel model = good;
     CacheShape cache = kCache;
     spoil(model.config, cache);
@@ -301,11 +313,15 @@ TEST("a decoder of an impossible configuration or cache is refused by name") {
   };
   EXPECT(refused([](ModelConfig& c, CacheShape&) { c.head_dim = 7; }, "invalid_model_config"));
   EXPECT(refused([](ModelConfig& c, CacheShape&) { c.hidden_size = -1; }, "invalid_model_config"));
-  EXPECT(refused([](ModelConfig& c, CacheShape&) { c.num_layers = int64_t{1} << 40; }, "invalid_model_config"));
-  EXPECT(refused([](ModelConfig& c, CacheShape&) { c.num_key_value_heads = c.num_attention_heads + 1; }, "invalid_model_config"));
+  EXPECT(
+      refused([](ModelConfig& c, CacheShape&) { c.num_layers = int64_t{1} << 40; }, "invalid_model_config"));
+  EXPECT(refused([](ModelConfig& c, CacheShape&) { c.num_key_value_heads = c.num_attention_heads + 1; },
+                 "invalid_model_config"));
   EXPECT(refused([](ModelConfig& c, CacheShape&) { c.rms_norm_eps = std::nan(""); }, "invalid_model_config"));
   EXPECT(refused([](ModelConfig& c, CacheShape&) { c.rope.theta = 0; }, "invalid_model_config"));
-  EXPECT(refused([](ModelConfig& c, CacheShape&) { c.sliding_window = 4, c.layer_uses_sliding_window.pop_back(); }, "invalid_model_config"));
+  EXPECT(refused(
+      [](ModelConfig& c, CacheShape&) { c.sliding_window = 4, c.layer_uses_sliding_window.pop_back(); },
+      "invalid_model_config"));
   EXPECT(refused([](ModelConfig& c, CacheShape&) { c.vocab_size += 1; }, "wrong_shape"));
   EXPECT(refused([](ModelConfig& c, CacheShape&) { c.qk_norm = true; }, "missing_tensor"));
   EXPECT(refused([](ModelConfig&, CacheShape& s) { s.block_size = 12; }, "invalid_cache_shape"));

@@ -15,7 +15,8 @@ std::vector<TestCase>& all_tests() {
 
 void fail(const char* file, int line, const std::string& what) {
   const char* name = std::strrchr(file, '/');
-  throw std::runtime_error(std::string(name == nullptr ? file : name + 1) + ":" + std::to_string(line) + ": " + what);
+  throw std::runtime_error(std::string(name == nullptr ? file : name + 1) + ":" + std::to_string(line) +
+                           ": " + what);
 }
 
 std::string code_of(const std::function<void()>& action) {

@@ -1,4 +1,5 @@
-// The matmul kernels: bits between instruction sets, bits against one chain of fused multiply-adds, batch size, dtypes.
+// The matmul kernels: bits between instruction sets, bits against one chain of fused multiply-adds, batch
+// size, dtypes.
 #include <bit>
 #include <cmath>
 #include <cstring>
@@ -43,21 +44,28 @@ Problem draw(Random& random) {
 enum class Kind { kLinear, kLinearAdd, kGated };
 
 // The whole product, cut into tasks of `task_panels` panels and `task_rows` rows.
-std::vector<float> run(const CpuKernels& kernels, const Problem& problem, Kind kind, bool with_bias, int64_t task_panels,
-                       int64_t task_rows) {
+std::vector<float> run(const CpuKernels& kernels, const Problem& problem, Kind kind, bool with_bias,
+                       int64_t task_panels, int64_t task_rows) {
   ThreadPool pool(1);
   PageArena arena;
   const TensorView views[2] = {problem.view(problem.weight_bytes), problem.view(problem.second_bytes)};
   const PackedMatrix first(std::span(&views[0], 1), WeightPrecision::kExact, MatrixUse::kLinear, pool, arena);
-  const PackedMatrix second(std::span(&views[1], 1), WeightPrecision::kExact, MatrixUse::kLinear, pool, arena);
+  const PackedMatrix second(std::span(&views[1], 1), WeightPrecision::kExact, MatrixUse::kLinear, pool,
+                            arena);
   const float* bias = with_bias ? problem.bias.data() : nullptr;
   std::vector<float> output = problem.before;
   PageBuffer scratch(kMatmulScratch * sizeof(float), "scratch");
   for (int64_t row = 0; row < problem.rows; row += task_rows) {
     for (int64_t panel = 0; panel < first.num_panels(); panel += task_panels) {
-      const MatmulTask task{problem.x.data(), problem.inputs, output.data(), problem.outputs, row,
-                            std::min(problem.rows, row + task_rows), panel,
-                            std::min(first.num_panels(), panel + task_panels), scratch.floats()};
+      const MatmulTask task{problem.x.data(),
+                            problem.inputs,
+                            output.data(),
+                            problem.outputs,
+                            row,
+                            std::min(problem.rows, row + task_rows),
+                            panel,
+                            std::min(first.num_panels(), panel + task_panels),
+                            scratch.floats()};
       if (kind == Kind::kLinear) kernels.linear(task, first.view(bias));
       if (kind == Kind::kLinearAdd) kernels.linear_add(task, first.view(bias));
       if (kind == Kind::kGated) kernels.gated_linear(task, first.view(bias), second.view(nullptr));
@@ -81,7 +89,9 @@ float chain(const Problem& problem, const std::vector<float>& weight, int64_t ro
 
 }  // namespace
 
-TEST("a matmul element is one chain of fused multiply-adds in increasing inner index, on every instruction set") {
+TEST(
+    "a matmul element is one chain of fused multiply-adds in increasing inner index, on every instruction "
+    "set") {
   Random random(1);
   for (int round = 0; round < 12; ++round) {
     const Problem problem = draw(random);
@@ -94,7 +104,9 @@ TEST("a matmul element is one chain of fused multiply-adds in increasing inner i
           const float sum = chain(problem, problem.weight, row, output);
           EXPECT_NOTE(std::bit_cast<uint32_t>(plain[at]) == std::bit_cast<uint32_t>(sum), table.name);
           const float with_bias = sum + problem.bias[static_cast<size_t>(output)];
-          EXPECT_NOTE(std::bit_cast<uint32_t>(added[at]) == std::bit_cast<uint32_t>(problem.before[at] + with_bias), table.name);
+          EXPECT_NOTE(
+              std::bit_cast<uint32_t>(added[at]) == std::bit_cast<uint32_t>(problem.before[at] + with_bias),
+              table.name);
         }
       }
     }
@@ -108,8 +120,10 @@ TEST("matmuls give the same bits on every instruction set, however they are cut 
     for (const Kind kind : {Kind::kLinear, Kind::kLinearAdd, Kind::kGated}) {
       const std::vector<float> expected = run(scalar_kernels(), problem, kind, true, 1, kMatmulRows);
       for (const NamedKernels& table : runnable_kernels()) {
-        EXPECT_NOTE(same_bits(expected, run(*table.kernels, problem, kind, true, kMatmulPanels, kMatmulRows)), table.name);
-        EXPECT_NOTE(same_bits(expected, run(*table.kernels, problem, kind, true, 2, random.integer(1, 20))), table.name);
+        EXPECT_NOTE(same_bits(expected, run(*table.kernels, problem, kind, true, kMatmulPanels, kMatmulRows)),
+                    table.name);
+        EXPECT_NOTE(same_bits(expected, run(*table.kernels, problem, kind, true, 2, random.integer(1, 20))),
+                    table.name);
       }
     }
   }
@@ -122,7 +136,8 @@ TEST("a row of a matmul has the same bits alone and among others") {
     for (const NamedKernels& table : runnable_kernels()) {
       for (const Kind kind : {Kind::kLinear, Kind::kLinearAdd, Kind::kGated}) {
         EXPECT_NOTE(same_bits(run(*table.kernels, problem, kind, true, 3, kMatmulRows),
-                              run(*table.kernels, problem, kind, true, 3, 1)), table.name);
+                              run(*table.kernels, problem, kind, true, 3, 1)),
+                    table.name);
       }
     }
   }
@@ -158,7 +173,7 @@ TEST("every float16 and bfloat16 number is widened exactly on every instruction 
     for (size_t i = 0; i < bits.size(); ++i) bits[i] = static_cast<uint16_t>(i);
     const TensorView view{"w", dtype, {65536, 1}, reinterpret_cast<const std::byte*>(bits.data()), 131072};
     ThreadPool pool(1);
-  PageArena arena;
+    PageArena arena;
     const PackedMatrix matrix(std::span(&view, 1), WeightPrecision::kExact, MatrixUse::kLinear, pool, arena);
     for (const NamedKernels& table : runnable_kernels()) {
       for (const int64_t rows : {1, 20}) {  // widened in registers, and into a block
@@ -167,7 +182,8 @@ TEST("every float16 and bfloat16 number is widened exactly on every instruction 
         PageBuffer scratch(kMatmulScratch * sizeof(float), "scratch");
         for (int64_t panel = 0; panel < 4096; panel += kMatmulPanels) {
           table.kernels->linear({ones.data(), 1, output.data(), 65536, 0, rows, panel,
-                                 std::min<int64_t>(4096, panel + kMatmulPanels), scratch.floats()}, matrix.view(nullptr));
+                                 std::min<int64_t>(4096, panel + kMatmulPanels), scratch.floats()},
+                                matrix.view(nullptr));
         }
         for (size_t i = 0; i < 65536; ++i) {
           double expected = 0;  // by the definition of the format
@@ -197,13 +213,16 @@ TEST("every float16 and bfloat16 number is widened exactly on every instruction 
 TEST("weights asked for in bfloat16 are rounded to nearest even") {
   const float one = 1.0F;
   const float step = 0x1p-7F;
-  std::vector<float> values = {one + step / 2, one + step + step / 2, one + step * 0.51F, -one - step / 2, 3.0F};
+  std::vector<float> values = {one + step / 2, one + step + step / 2, one + step * 0.51F, -one - step / 2,
+                               3.0F};
   const std::vector<float> expected = {one, one + 2 * step, one + step, -one, 3.0F};
   const std::string bytes = encode(values, DType::kFloat32);
-  const TensorView view{"w", DType::kFloat32, {5, 1}, reinterpret_cast<const std::byte*>(bytes.data()), bytes.size()};
+  const TensorView view{
+      "w", DType::kFloat32, {5, 1}, reinterpret_cast<const std::byte*>(bytes.data()), bytes.size()};
   ThreadPool pool(1);
   PageArena arena;
-  const PackedMatrix matrix(std::span(&view, 1), WeightPrecision::kBFloat16, MatrixUse::kEmbedding, pool, arena);
+  const PackedMatrix matrix(std::span(&view, 1), WeightPrecision::kBFloat16, MatrixUse::kEmbedding, pool,
+                            arena);
   std::vector<float> read(5);
   scalar_kernels().widen(matrix.row(0), matrix.dtype(), 5, read.data());
   EXPECT(read == expected);
@@ -212,11 +231,14 @@ TEST("weights asked for in bfloat16 are rounded to nearest even") {
 TEST("the rows of stacked parts of different dtypes come back exactly") {
   Random random(5);
   std::vector<float> a = random.floats(3 * 5), b = random.floats(20 * 5), c = random.floats(2 * 5);
-  const std::string bytes[3] = {encode(a, DType::kFloat16), encode(b, DType::kFloat32), encode(c, DType::kBFloat16)};
+  const std::string bytes[3] = {encode(a, DType::kFloat16), encode(b, DType::kFloat32),
+                                encode(c, DType::kBFloat16)};
   const auto view = [&](int i, DType dtype, int64_t rows) {
-    return TensorView{"w", dtype, {rows, 5}, reinterpret_cast<const std::byte*>(bytes[i].data()), bytes[i].size()};
+    return TensorView{
+        "w", dtype, {rows, 5}, reinterpret_cast<const std::byte*>(bytes[i].data()), bytes[i].size()};
   };
-  const TensorView parts[3] = {view(0, DType::kFloat16, 3), view(1, DType::kFloat32, 20), view(2, DType::kBFloat16, 2)};
+  const TensorView parts[3] = {view(0, DType::kFloat16, 3), view(1, DType::kFloat32, 20),
+                               view(2, DType::kBFloat16, 2)};
   ThreadPool pool(2);
   PageArena arena;
   const PackedMatrix matrix(parts, WeightPrecision::kExact, MatrixUse::kLinearAndEmbedding, pool, arena);

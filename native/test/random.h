@@ -26,7 +26,9 @@ class Random {
   int64_t integer(int64_t low, int64_t high) {  // both ends included
     return low + static_cast<int64_t>(bits() % static_cast<uint64_t>(high - low + 1));
   }
-  float uniform() { return static_cast<float>(static_cast<double>(bits() >> 40) / 8388608.0 - 1.0); }  // -1 .. 1
+  float uniform() {
+    return static_cast<float>(static_cast<double>(bits() >> 40) / 8388608.0 - 1.0);
+  }  // -1 .. 1
   std::vector<float> floats(uint64_t count, float scale = 1.0F) {
     std::vector<float> values(count);
     for (float& value : values) value = uniform() * scale;

@@ -9,7 +9,9 @@
 namespace kadenz::test {
 namespace {
 
-bool close(double a, double b, double relative) { return std::fabs(a - b) <= relative * std::fabs(b) + 1e-300; }
+bool close(double a, double b, double relative) {
+  return std::fabs(a - b) <= relative * std::fabs(b) + 1e-300;
+}
 
 double plain_frequency(double theta, size_t pair, int64_t head_dim) {
   return std::pow(theta, -2.0 * static_cast<double>(pair) / static_cast<double>(head_dim));
@@ -22,7 +24,8 @@ TEST("log, exp, pow, sine and cosine agree with the C library to a few units in 
   for (int round = 0; round < 20000; ++round) {
     const double u = static_cast<double>(random.uniform());
     const double positive = std::exp(u * 80);
-    EXPECT(std::fabs(exact_log(positive) - std::log(positive)) < 2e-15 * std::max(1.0, std::fabs(std::log(positive))));
+    EXPECT(std::fabs(exact_log(positive) - std::log(positive)) <
+           2e-15 * std::max(1.0, std::fabs(std::log(positive))));
     EXPECT(close(exact_exp(u * 300), std::exp(u * 300), 1e-15));
     EXPECT(close(exact_pow(1e6, std::fabs(u)), std::pow(1e6, std::fabs(u)), 4e-15));
     const double angle = u * 1e6;
@@ -68,7 +71,8 @@ TEST("llama3 frequencies keep short wavelengths, slow long ones by the factor, a
 TEST("yarn frequencies keep dimensions that turn often, slow those that turn rarely, along a ramp") {
   for (const bool truncate : {true, false}) {
     RopeConfig rope{RopeKind::kYarn, 10000.0, 16.0};
-    rope.original_max_position_embeddings = 4096, rope.beta_fast = 32, rope.beta_slow = 1, rope.truncate = truncate;
+    rope.original_max_position_embeddings = 4096, rope.beta_fast = 32, rope.beta_slow = 1,
+    rope.truncate = truncate;
     const std::vector<float> frequencies = rope_inverse_frequencies(rope, 128);
     const auto dimension = [&](double turns) {
       return 128 * std::log(4096 / (turns * 2 * 3.14159265358979323846)) / (2 * std::log(10000.0));
@@ -80,7 +84,8 @@ TEST("yarn frequencies keep dimensions that turn often, slow those that turn rar
       const double ramp = std::min(1.0, std::max(0.0, (static_cast<double>(i) - low) / (high - low)));
       EXPECT(close(static_cast<double>(frequencies[i]), plain / 16.0 * ramp + plain * (1 - ramp), 3e-6));
     }
-    EXPECT(frequencies[1] > 0.8F && frequencies[63] < static_cast<float>(plain_frequency(10000.0, 63, 128)) / 15);
+    EXPECT(frequencies[1] > 0.8F &&
+           frequencies[63] < static_cast<float>(plain_frequency(10000.0, 63, 128)) / 15);
   }
 }
 

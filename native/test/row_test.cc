@@ -32,19 +32,22 @@ TEST("exp is within 1.5 units in the last place, 0 far below, NaN for NaN, and e
     for (size_t i = 0; i < inputs.size(); ++i) {
       const double exact = std::exp(static_cast<double>(inputs[i]));
       const double unit = std::ldexp(1.0, std::ilogb(exact) - 23);
-      EXPECT_NOTE(std::fabs(static_cast<double>(outputs[i]) - exact) <= 1.5 * unit, std::to_string(inputs[i]));
+      EXPECT_NOTE(std::fabs(static_cast<double>(outputs[i]) - exact) <= 1.5 * unit,
+                  std::to_string(inputs[i]));
     }
     if (first.empty()) first = outputs;
     EXPECT_NOTE(same_bits(first, outputs), table.name);
     const float infinity = std::numeric_limits<float>::infinity();
-    std::vector<float> edges = {0.0F, -0.0F, -infinity, -200.0F, -87.4F, std::numeric_limits<float>::quiet_NaN(), 200.0F};
+    std::vector<float> edges = {
+        0.0F, -0.0F, -infinity, -200.0F, -87.4F, std::numeric_limits<float>::quiet_NaN(), 200.0F};
     table.kernels->exp(edges.data(), 7, edges.data());
     EXPECT(edges[0] == 1.0F && edges[1] == 1.0F && edges[2] == 0.0F && edges[3] == 0.0F && edges[4] == 0.0F);
     EXPECT(std::isnan(edges[5]) && edges[6] > 1e38F);
   }
 }
 
-TEST("RMSNorm agrees with double arithmetic and in bits between instruction sets, for any number of columns") {
+TEST(
+    "RMSNorm agrees with double arithmetic and in bits between instruction sets, for any number of columns") {
   Random random(12);
   for (int64_t columns : {1, 2, 15, 16, 17, 64, 575, 576, 577}) {
     const std::vector<float> x = random.floats(static_cast<uint64_t>(columns), 3.0F);
@@ -75,7 +78,8 @@ struct Paged {
   std::vector<float> floats;
   std::vector<uint16_t> halves;
 
-  Paged(Random& random, int64_t heads, int64_t kv_heads, int64_t dim, int64_t block_size, DType storage, int64_t positions) {
+  Paged(Random& random, int64_t heads, int64_t kv_heads, int64_t dim, int64_t block_size, DType storage,
+        int64_t positions) {
     const int64_t value_stride = (dim + 15) / 16 * 16;
     const int64_t key_elements = kv_heads * dim * block_size;
     const int64_t layer = key_elements + kv_heads * block_size * value_stride;
@@ -84,8 +88,15 @@ struct Paged {
     for (size_t i = table.size(); i > 1; --i) std::swap(table[i - 1], table[random.bits() % i]);
     floats.assign(static_cast<size_t>(blocks * layer), std::numeric_limits<float>::quiet_NaN());
     halves.assign(static_cast<size_t>(blocks * layer), 0x7fc0);
-    layout = {heads, kv_heads, dim, value_stride, block_size, storage,
-              storage == DType::kFloat32 ? static_cast<void*>(floats.data()) : halves.data(), layer, key_elements};
+    layout = {heads,
+              kv_heads,
+              dim,
+              value_stride,
+              block_size,
+              storage,
+              storage == DType::kFloat32 ? static_cast<void*>(floats.data()) : halves.data(),
+              layer,
+              key_elements};
   }
 };
 
@@ -111,25 +122,34 @@ AttentionRun attend_all(const CpuKernels& kernels, const AttentionCase& c, uint6
   for (int64_t position = 0; position < c.positions; ++position) {
     const std::vector<float> cosine = random.floats(static_cast<uint64_t>(c.dim / 2));
     const std::vector<float> sine = random.floats(static_cast<uint64_t>(c.dim / 2));
-    kernels.rotate_and_store(paged.layout, {run.qkv.data() + position * stride, cosine.data(), sine.data(), norm.data(),
-                                            nullptr, 1e-6F, 0.25F, paged.table[static_cast<size_t>(position / c.block_size)],
-                                            position % c.block_size});
+    kernels.rotate_and_store(
+        paged.layout,
+        {run.qkv.data() + position * stride, cosine.data(), sine.data(), norm.data(), nullptr, 1e-6F, 0.25F,
+         paged.table[static_cast<size_t>(position / c.block_size)], position % c.block_size});
   }
-  PageBuffer scratch(static_cast<uint64_t>(attend_scratch_floats(paged.layout, tile, c.positions)) * sizeof(float), "scratch");
+  PageBuffer scratch(
+      static_cast<uint64_t>(attend_scratch_floats(paged.layout, tile, c.positions)) * sizeof(float),
+      "scratch");
+  std::vector<AttendTask> tasks;
   for (int64_t row = 0; row < c.positions; row += tile) {
     for (int64_t head = 0; head < c.kv_heads; ++head) {
-      kernels.attend(paged.layout, {run.qkv.data() + row * stride, stride, run.output.data() + row * c.heads * c.dim,
-                                    c.heads * c.dim, std::min(tile, c.positions - row), row, c.window,
-                                    paged.table.data(), head, scratch.floats()});
+      tasks.push_back({run.qkv.data() + row * stride, stride, run.output.data() + row * c.heads * c.dim,
+                       c.heads * c.dim, std::min(tile, c.positions - row), row, c.window, paged.table.data(),
+                       head, scratch.floats()});
     }
   }
+  kernels.attend(paged.layout, tasks.data(), static_cast<int64_t>(tasks.size()));
   return run;
 }
 
 AttentionCase draw_case(Random& random) {
   const int64_t kv_heads = random.integer(1, 3);
-  return {kv_heads * random.integer(1, 9), kv_heads, random.one_of<int64_t>({2, 8, 20, 64, 80, 96, 128}),
-          random.one_of<int64_t>({8, 16, 32, 64}), random.integer(1, 150), random.one_of<int64_t>({0, 0, 1, 5, 37}),
+  return {kv_heads * random.integer(1, 9),
+          kv_heads,
+          random.one_of<int64_t>({2, 8, 20, 64, 80, 96, 128}),
+          random.one_of<int64_t>({8, 16, 32, 64}),
+          random.integer(1, 150),
+          random.one_of<int64_t>({0, 0, 1, 5, 37}),
           random.one_of({DType::kFloat32, DType::kBFloat16})};
 }
 
@@ -157,7 +177,8 @@ TEST("attention agrees with double arithmetic and never reads a slot that is not
     for (const NamedKernels& table : runnable_kernels()) {
       const AttentionRun run = attend_all(*table.kernels, c, random.bits(), 4);
       const auto stored = [&](float value) {
-        return static_cast<double>(c.storage == DType::kFloat32 ? value : widen_bfloat16(narrow_bfloat16(value)));
+        return static_cast<double>(c.storage == DType::kFloat32 ? value
+                                                                : widen_bfloat16(narrow_bfloat16(value)));
       };
       for (int64_t position = 0; position < c.positions; ++position) {
         for (int64_t head = 0; head < c.heads; ++head) {
@@ -180,10 +201,12 @@ TEST("attention agrees with double arithmetic and never reads a slot that is not
           for (int64_t d = 0; d < c.dim; ++d) {
             double expected = 0;
             for (int64_t j = first; j <= position; ++j) {
-              expected += scores[static_cast<size_t>(j - first)] / sum *
-                          stored(run.qkv[static_cast<size_t>(j * stride + (c.heads + c.kv_heads + kv) * c.dim + d)]);
+              expected +=
+                  scores[static_cast<size_t>(j - first)] / sum *
+                  stored(run.qkv[static_cast<size_t>(j * stride + (c.heads + c.kv_heads + kv) * c.dim + d)]);
             }
-            const double got = static_cast<double>(run.output[static_cast<size_t>((position * c.heads + head) * c.dim + d)]);
+            const double got =
+                static_cast<double>(run.output[static_cast<size_t>((position * c.heads + head) * c.dim + d)]);
             EXPECT_NOTE(std::fabs(got - expected) < 1e-4, table.name);
           }
         }
@@ -199,7 +222,8 @@ TEST("rotation turns pairs half a head apart, after the norm, and scales queries
     std::vector<float> qkv = random.floats(4 * 6);
     const std::vector<float> before = qkv;
     const std::vector<float> cosine = {0.5F, 0.25F, -1.0F}, sine = {0.75F, -0.5F, 0.125F};
-    table.kernels->rotate_and_store(paged.layout, {qkv.data(), cosine.data(), sine.data(), nullptr, nullptr, 1e-6F, 0.5F, 0, 3});
+    table.kernels->rotate_and_store(
+        paged.layout, {qkv.data(), cosine.data(), sine.data(), nullptr, nullptr, 1e-6F, 0.5F, 0, 3});
     for (size_t head = 0; head < 3; ++head) {
       const float scale = head < 2 ? 0.5F : 1.0F;
       for (size_t i = 0; i < 3; ++i) {

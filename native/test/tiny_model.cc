@@ -34,10 +34,12 @@ TemporaryFile::~TemporaryFile() { ::unlink(path_.c_str()); }
 uint16_t narrow_float16(float value) {
   const uint16_t sign = std::signbit(value) ? 0x8000 : 0;
   const double magnitude = std::fabs(static_cast<double>(value));
-  if (magnitude < 0x1p-14) return static_cast<uint16_t>(sign | static_cast<int>(std::nearbyint(magnitude * 0x1p24)));
+  if (magnitude < 0x1p-14)
+    return static_cast<uint16_t>(sign | static_cast<int>(std::nearbyint(magnitude * 0x1p24)));
   int exponent = 0;
   const double fraction = std::frexp(magnitude, &exponent);  // in 0.5 .. 1
-  const int steps = static_cast<int>(std::nearbyint(fraction * 2048));  // 1024 .. 2048; a carry moves the exponent on
+  const int steps =
+      static_cast<int>(std::nearbyint(fraction * 2048));  // 1024 .. 2048; a carry moves the exponent on
   return static_cast<uint16_t>(sign | (((exponent + 13) << 10) + steps));
 }
 
@@ -184,7 +186,8 @@ struct Reference {
 
 }  // namespace
 
-std::vector<std::vector<double>> reference_logits(const TinyModel& model, const std::vector<int32_t>& tokens) {
+std::vector<std::vector<double>> reference_logits(const TinyModel& model,
+                                                  const std::vector<int32_t>& tokens) {
   const ModelConfig& config = model.config;
   const Reference reference{model, config};
   const std::vector<float> frequencies = rope_inverse_frequencies(config.rope, config.head_dim);
@@ -198,7 +201,8 @@ std::vector<std::vector<double>> reference_logits(const TinyModel& model, const 
   }
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
     const std::string prefix = "model.layers." + std::to_string(layer) + ".";
-    const int64_t window = config.layer_uses_sliding_window[static_cast<size_t>(layer)] != 0 ? config.sliding_window : 0;
+    const int64_t window =
+        config.layer_uses_sliding_window[static_cast<size_t>(layer)] != 0 ? config.sliding_window : 0;
     std::vector<std::vector<Row>> keys, values;  // [position][kv head]
     std::vector<Row> normed;
     for (size_t position = 0; position < tokens.size(); ++position) {
@@ -207,7 +211,8 @@ std::vector<std::vector<double>> reference_logits(const TinyModel& model, const 
       const Row v = reference.linear(normed.back(), prefix + "self_attn.v_proj");
       keys.emplace_back(), values.emplace_back();
       for (int64_t h = 0; h < config.num_key_value_heads; ++h) {
-        keys.back().push_back(reference.head(k, h, prefix + "self_attn.k_norm", static_cast<int64_t>(position), frequencies));
+        keys.back().push_back(
+            reference.head(k, h, prefix + "self_attn.k_norm", static_cast<int64_t>(position), frequencies));
         values.back().emplace_back(v.begin() + h * config.head_dim, v.begin() + (h + 1) * config.head_dim);
       }
     }
@@ -215,10 +220,12 @@ std::vector<std::vector<double>> reference_logits(const TinyModel& model, const 
       const Row q = reference.linear(normed[position], prefix + "self_attn.q_proj");
       Row mixed;
       for (int64_t h = 0; h < config.num_attention_heads; ++h) {
-        const Row query = reference.head(q, h, prefix + "self_attn.q_norm", static_cast<int64_t>(position), frequencies);
+        const Row query =
+            reference.head(q, h, prefix + "self_attn.q_norm", static_cast<int64_t>(position), frequencies);
         const size_t kv = static_cast<size_t>(h / group);
         const size_t first = window == 0 || static_cast<int64_t>(position) < window
-                                 ? 0 : position - static_cast<size_t>(window) + 1;
+                                 ? 0
+                                 : position - static_cast<size_t>(window) + 1;
         Row scores;
         double largest = -1e300;
         for (size_t j = first; j <= position; ++j) {

@@ -1,4 +1,5 @@
-// Small random models in a temporary weights file, and the plainest possible decoder to hold the real one against.
+// Small random models in a temporary weights file, and the plainest possible decoder to hold the real one
+// against.
 #pragma once
 
 #include <map>

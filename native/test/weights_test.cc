@@ -47,15 +47,19 @@ TEST("a tensor's bytes are found at its range, aligned or not") {
 TEST("ranges beyond the file, backwards, of the wrong length, or of no file are refused") {
   const TemporaryFile file(std::string(64, 'x'));
   EXPECT(open_code(file.path(), {"t", DType::kFloat32, {16}, 0, 4, 68}) == "file_truncated");
-  EXPECT(open_code(file.path(), {"t", DType::kFloat32, {16}, 0, ~uint64_t{0} - 63, ~uint64_t{0}}) == "invalid_tensor");
-  EXPECT(open_code(file.path(), {"t", DType::kFloat32, {16}, 0, uint64_t{1} << 63, (uint64_t{1} << 63) + 64}) == "file_truncated");
+  EXPECT(open_code(file.path(), {"t", DType::kFloat32, {16}, 0, ~uint64_t{0} - 63, ~uint64_t{0}}) ==
+         "invalid_tensor");
+  EXPECT(
+      open_code(file.path(), {"t", DType::kFloat32, {16}, 0, uint64_t{1} << 63, (uint64_t{1} << 63) + 64}) ==
+      "file_truncated");
   EXPECT(open_code(file.path(), {"t", DType::kFloat32, {4}, 0, 32, 16}) == "invalid_tensor");
   EXPECT(open_code(file.path(), {"t", DType::kFloat32, {4}, 0, 0, 15}) == "invalid_tensor");
   EXPECT(open_code(file.path(), {"t", DType::kFloat32, {-4, -1}, 0, 0, 16}) == "invalid_tensor");
   EXPECT(open_code(file.path(), {"t", DType::kFloat32, {4}, 1, 0, 16}) == "invalid_tensor");
   EXPECT(open_code(file.path(), {"t", DType::kFloat32, {4}, -1, 0, 16}) == "invalid_tensor");
   EXPECT(open_code(file.path(), {"t", static_cast<DType>(9), {4}, 0, 0, 16}) == "invalid_tensor");
-  EXPECT(open_code(file.path(), {"t", DType::kFloat32, {int64_t{1} << 32, int64_t{1} << 32}, 0, 0, 16}) == "size_overflow");
+  EXPECT(open_code(file.path(), {"t", DType::kFloat32, {int64_t{1} << 32, int64_t{1} << 32}, 0, 0, 16}) ==
+         "size_overflow");
   EXPECT(open_code(file.path(), {"t", DType::kFloat32, {int64_t{1} << 62, 4}, 0, 0, 0}) == "size_overflow");
   const TensorDescription fine{"t", DType::kFloat32, {4}, 0, 0, 16};
   EXPECT(code_of([&] { const WeightFiles files({file.path()}, {fine, fine}); }) == "duplicate_tensor");
@@ -74,7 +78,9 @@ TEST("a missing tensor is named, a wrong shape is told with both shapes") {
   const TemporaryFile file(std::string(64, 'x'));
   const WeightFiles files({file.path()}, {{"model.norm.weight", DType::kFloat32, {2, 8}, 0, 0, 64}});
   EXPECT(code_of([&] { files.require("lm_head.weight", {3, 4}); }) == "missing_tensor");
-  EXPECT(sentence_of([&] { files.require("lm_head.weight", {3, 4}); }).find("'lm_head.weight' (shape [3, 4]") != std::string::npos);
+  EXPECT(sentence_of([&] {
+           files.require("lm_head.weight", {3, 4});
+         }).find("'lm_head.weight' (shape [3, 4]") != std::string::npos);
   EXPECT(code_of([&] { files.require("model.norm.weight", {8, 2}); }) == "wrong_shape");
   const std::string sentence = sentence_of([&] { files.require("model.norm.weight", {8, 2}); });
   EXPECT(sentence.find("[2, 8]") != std::string::npos && sentence.find("[8, 2]") != std::string::npos);
@@ -95,7 +101,8 @@ TEST("a forgotten tensor's pages leave resident memory and can be read again") {
 }
 
 TEST("sizes that do not fit 64 bits are refused, not wrapped") {
-  EXPECT(checked_multiply(uint64_t{1} << 32, (uint64_t{1} << 32) - 1, "x") == (uint64_t{1} << 32) * ((uint64_t{1} << 32) - 1));
+  EXPECT(checked_multiply(uint64_t{1} << 32, (uint64_t{1} << 32) - 1, "x") ==
+         (uint64_t{1} << 32) * ((uint64_t{1} << 32) - 1));
   EXPECT(code_of([] { checked_multiply(uint64_t{1} << 32, uint64_t{1} << 32, "x"); }) == "size_overflow");
   EXPECT(code_of([] { checked_add(~uint64_t{0}, 1, "x"); }) == "size_overflow");
 }

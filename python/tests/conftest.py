@@ -15,7 +15,8 @@ from transformers.utils import logging
 DEFAULT_SEEDS = '1,2'
 SEEDS = [int(seed) for seed in os.environ.get('KADENZ_PARITY_SEED', DEFAULT_SEEDS).split(',')]
 
-torch.set_num_threads(int(os.environ.get('KADENZ_TORCH_THREADS', '2')))
+# One thread: PyTorch's threads spin while they wait for each other, which is slow beside other work.
+torch.set_num_threads(1)
 logging.disable_progress_bar()
 
 
@@ -36,7 +37,11 @@ def open_model(architecture, seed: int, folder: Path) -> SimpleNamespace:
     description = make_model(architecture, seed, folder)
     print(description)
     return SimpleNamespace(
-        folder=folder, seed=seed, description=description, reference=load_reference(folder)
+        folder=folder,
+        seed=seed,
+        architecture=architecture.name,
+        description=description,
+        reference=load_reference(folder),
     )
 
 

@@ -28,7 +28,9 @@ def logits_of(model, token_ids: list[int]) -> torch.Tensor:
 
 @torch.no_grad()
 def generate_greedily(model, prompt: list[int], count: int, end_ids: list[int] | None = None) -> list[int]:
-    settings = GenerationConfig(do_sample=False, max_new_tokens=count, eos_token_id=end_ids, pad_token_id=0)
+    settings = GenerationConfig(
+        do_sample=False, max_new_tokens=count, eos_token_id=end_ids, pad_token_id=0, use_cache=True
+    )
     # generate() takes what its argument leaves open from here, the end tokens of the directory among it.
     model.generation_config = settings
     token_ids = torch.tensor([prompt])
@@ -47,8 +49,8 @@ def compare_greedy(
 ) -> GreedyComparison:
     """Fails unless each token is the reference's best after the same prefix, and has its log-prob.
 
-    Tokens that are the best at every position are the reference's own greedy tokens, by induction. Where its two
-    best are within the tolerance either may stand, and what follows is compared after the one that does.
+    Tokens that are the best at every position are the reference's own greedy tokens, by induction. Where its
+    two best are within the tolerance either may stand, and what follows is compared after the one that does.
     """
     assert len(token_ids) == len(log_probs), f'{len(token_ids)} tokens with {len(log_probs)} log-probs'
     reference = log_probs_of(model, prompt + token_ids)[len(prompt) - 1 : -1]

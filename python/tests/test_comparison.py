@@ -45,40 +45,48 @@ def test_a_missing_or_nan_log_prob_fails_the_comparison(small_model):
         compare_greedy(reference, prompt, expected, [float('nan')] * 4)
 
 
-def without_feature(architecture_name: str, model):
-    """Takes away what the architecture is tested for; None where it is the plain decoder."""
+def copy_without(feature: str | None, model):
+    """A copy of the model that lacks what its architecture is tested for."""
     config = copy.deepcopy(model.config)
-    changes = []
-    if config.rope_parameters['rope_type'] != 'default':
-        config.rope_parameters = {'rope_type': 'default', 'rope_theta': config.rope_parameters['rope_theta']}
-        changes.append('rope')
-    elif architecture_name == 'mistral':
-        config.sliding_window = None
-        changes.append('window')
     config.dtype = torch.float32
+    if feature == 'rope scaling':
+        config.rope_parameters = {'rope_type': 'default', 'rope_theta': config.rope_parameters['rope_theta']}
+    if feature == 'sliding window':
+        config.sliding_window = None
     changed = type(model)(config).eval()
     changed.set_attn_implementation('eager')
     changed.load_state_dict(model.state_dict())
     for name, weight in changed.named_parameters():
-        if architecture_name == 'qwen2' and name.endswith('bias'):
+        if feature == 'bias' and name.endswith('bias'):
             torch.nn.init.zeros_(weight)
-            changes.append('bias')
-        if 'q_norm' in name or 'k_norm' in name:
+        if feature == 'q/k-norm' and ('q_norm' in name or 'k_norm' in name):
             torch.nn.init.ones_(weight)
-            changes.append('q/k-norm')
-    return changed if changes else None
+    return changed
+
+
+FEATURES = {
+    'llama2': None,
+    'llama3.1': 'rope scaling',
+    'llama-linear': 'rope scaling',
+    'llama-yarn': 'rope scaling',
+    'mistral': 'sliding window',
+    'qwen2': 'bias',
+    'qwen2-yarn': 'rope scaling',
+    'qwen3': 'q/k-norm',
+}
 
 
 def test_the_random_models_show_when_a_feature_of_theirs_is_missing(random_model):
     """Otherwise parity would say nothing of it: the shapes and weights drawn have to make it matter."""
-    changed = without_feature(random_model.architecture, random_model.reference)
-    if changed is None:
-        assert random_model.architecture == 'llama2'
-        return
-    sequence = draw_prompts(random_model.reference.config.vocab_size, [200], random_model.seed)[0]
-    difference = log_probs_of(random_model.reference, sequence) - log_probs_of(changed, sequence)
-    print(f'{difference.abs().max():.3f} without it')
-    assert difference.abs().max() > 100 * TOLERANCE, random_model.description
+    model, feature = random_model.reference, FEATURES[random_model.architecture]
+    sequence = draw_prompts(model.config.vocab_size, [200], random_model.seed)[0]
+    expected = log_probs_of(model, sequence)
+    same = (log_probs_of(copy_without(None, model), sequence) - expected).abs().max()
+    assert same <= TOLERANCE, 'a faithful copy differs'
+    if feature is not None:
+        difference = (log_probs_of(copy_without(feature, model), sequence) - expected).abs().max()
+        print(f'{difference:.3f} without {feature}')
+        assert difference > 100 * TOLERANCE, random_model.description
 
 
 def test_the_chi_square_accepts_the_right_distribution_and_refuses_a_skewed_one():

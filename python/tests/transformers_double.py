@@ -65,6 +65,7 @@ def generate_line(model, line: dict, options) -> dict:
         eos_token_id=None if options.ignore_eos else model.generation_config.eos_token_id,
         pad_token_id=0,
         num_return_sequences=options.n or 1,
+        use_cache=True,
         return_dict_in_generate=True,
         output_scores=True,
     )
@@ -113,6 +114,7 @@ def text_of(folder: Path, token_ids: list[int]) -> str:
 
 def main() -> None:
     logging.disable_progress_bar()
+    torch.set_num_threads(1)
     options = parse_options()
     model = load_reference(options.model)
     break_model(model, options.fault)

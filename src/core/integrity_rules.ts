@@ -21,6 +21,7 @@ export const INTEGRITY_RULES: ReadonlyMap<number, string> = new Map([
   [17, 'a request with samples that have not started is queued, held back by a pause, or in prefill'],
   [18, 'free and used bytes of the token heap add up'],
   [19, 'steps in flight add up'],
+  [20, 'a sequence whose partial block has other owners knows of them, so that it copies before it writes'],
 ]);
 
 export function integrityRule(rule: number): string {

@@ -123,6 +123,23 @@ describe('a row that fails', () => {
   });
 });
 
+describe('memory for tokens', () => {
+  it('that is used up ends the sample whose token finds none, and the others go on', async () => {
+    const driver = await CoreDriver.create({
+      maxModelLen: 20_000,
+      numBlocks: 20,
+      blockSize: 1024,
+      maxNumSeqs: 4,
+      tokenHeapBytes: 65_536,
+    });
+    const ids = driver.add({ maxTokens: 1_500 }, { maxTokens: 9_000 }, { maxTokens: 1_500 });
+    driver.run();
+    expect(ids.map((id) => driver.endOf(id))).toEqual(['length', 'error out_of_token_memory', 'length']);
+    expect(driver.tokensOf(ids[1]!).length).toBeGreaterThan(3_000);
+    expect(driver.core.stats()).toMatchObject({ tokenHeapUsedBytes: 0, numHeldBlocks: 0 });
+  });
+});
+
 describe('a result that does not fit', () => {
   const codes = (output: { acks: { code: string }[] }) => output.acks.map(({ code }) => code);
 

@@ -2,7 +2,7 @@
 import { createHash } from 'node:crypto';
 import { describe, expect, it } from 'vitest';
 import { encodeCommand, encodeResult, WasmCore } from '../../src/core/index.js';
-import { promptOf } from '../support/core_driver.js';
+import { CoreDriver, promptOf } from '../support/core_driver.js';
 import { decodeInstruction, resultFor } from '../support/core_types.js';
 
 const config = {
@@ -110,6 +110,23 @@ describe('snapshots', () => {
     expect(right.run(60)).toBe(ahead);
     left.run(40);
     expect(right.run(60)).toBe(expected);
+  });
+
+  it('make a fork of a core of plain objects, with the steps that it has in flight', async () => {
+    const driver = await CoreDriver.create({ maxStepsInFlight: 2 });
+    driver.add({ n: 3, maxTokens: 5 });
+    driver.schedule();
+    const fork = await driver.core.fork();
+    const step = driver.result();
+    const answers = [driver.core, fork].map((core) => {
+      const given = [core.commit(step)];
+      for (let next = core.schedule(); next; next = core.schedule())
+        given.push(core.commit(resultFor(next, () => 7)));
+      return given;
+    });
+    expect(answers[0]!.flatMap(({ tokens }) => tokens)).toHaveLength(15);
+    expect(answers[1]).toEqual(answers[0]);
+    expect(fork.digest()).toBe(driver.core.digest());
   });
 
   it('of an earlier, smaller state leave nothing of the later one behind', async () => {

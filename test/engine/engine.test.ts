@@ -1,51 +1,16 @@
-import { mkdtemp, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
-import { deriveSeed, Engine, type EngineOptions, type GenerateRequest } from '../../dist/index.js';
-import { fakeLogprob, fakeToken } from '../support/fake_host.mjs';
-import { writeTinyModel } from '../support/tiny_model.js';
+import { describe, expect, it } from 'vitest';
+import { deriveSeed, Engine, type GenerateRequest } from '../../dist/index.js';
+import {
+  createEngine,
+  expectedTokens,
+  ids,
+  lastVocabSize,
+  prompt,
+  useFakeEngines,
+} from '../support/fake_engine.js';
+import { fakeLogprob } from '../support/fake_host.mjs';
 
-const HOST = new URL('../support/fake_host.mjs', import.meta.url).href;
-
-let model = '';
-let vocabSize = 0;
-const engines: Engine[] = [];
-
-beforeAll(async () => {
-  model = await mkdtemp(join(tmpdir(), 'kadenz-engine-'));
-  await writeTinyModel(model, {
-    architecture: 'LlamaForCausalLM',
-    seed: 1,
-    maxPositionEmbeddings: 1_000_000,
-  });
-});
-
-afterEach(async () => {
-  for (const engine of engines.splice(0)) await engine.close();
-});
-
-afterAll(() => rm(model, { recursive: true }));
-
-async function createEngine(options: Partial<EngineOptions> = {}, query = ''): Promise<Engine> {
-  const engine = await Engine.create(
-    { model, maxModelLen: 64, kvCacheBlocks: 256, ...options },
-    HOST + query,
-  );
-  engines.push(engine);
-  vocabSize = engine.info.vocabSize;
-  return engine;
-}
-
-const prompt = (length: number, first = 1) => Array.from({ length }, (_, index) => (first + index) % 16);
-const ids = (result: { samples: { tokenIds: Int32Array }[] }) =>
-  result.samples.map(({ tokenIds }) => Array.from(tokenIds));
-
-function expectedTokens(seed: bigint, sample: number, { from, count }: { from: number; count: number }) {
-  return Array.from({ length: count }, (_, index) =>
-    fakeToken({ seed, sample, position: from + index, vocabSize }),
-  );
-}
+useFakeEngines();
 
 describe('generate', () => {
   it('gives results in the order of the requests, each with its samples in order', async () => {
@@ -135,7 +100,7 @@ describe('generate', () => {
       [{ promptTokenIds: [1], n: 1e9 }, 'n is 1000000000; it must be from 1 to 1024'],
       [
         { promptTokenIds: [1, 5000] },
-        `token id 5000; the model's vocabulary has the ids 0 to ${vocabSize - 1}`,
+        `token id 5000; the model's vocabulary has the ids 0 to ${lastVocabSize() - 1}`,
       ],
       [{ promptTokenIds: prompt(40) }, 'The prompt has 40 tokens; the whole KV cache holds at most 31'],
     ] as const;
@@ -260,133 +225,6 @@ describe('score', () => {
     expect(await engine.score(prompt(6))).toEqual(expected(6));
     expect(await engine.score([prompt(3), prompt(1)])).toEqual([expected(3), expected(1)]);
     await expect(engine.score([[1_000_000]])).rejects.toMatchObject({ code: 'prompt_token_out_of_range' });
-  });
-});
-
-describe('pause', () => {
-  const request = { promptTokenIds: [1, 2, 3], maxTokens: 40, ignoreEos: true, seed: 3 };
-
-  it.each(['keep', 'retract'] as const)('%s: freezes, and goes on to the same samples', async (mode) => {
-    const engine = await createEngine();
-    const undisturbed = await engine.generate(request);
-    const stream = engine.stream(request);
-    const first = await stream.next();
-    await engine.pause(mode);
-    const before = await engine.stats();
-    expect(before).toMatchObject({ paused: true, numStepsInFlight: 0, numRequests: 1 });
-    expect(before.numHeldBlocks).toBe(mode === 'keep' ? before.numHeldBlocks : 0);
-    const queued = engine.generate(request);
-    expect((await engine.stats()).generationTokens).toBe(before.generationTokens);
-    await engine.resume();
-    const tokens = Array.from((first.value as { tokenIds: Int32Array }).tokenIds);
-    for await (const delta of stream) tokens.push(...delta.tokenIds);
-    expect([tokens]).toEqual(ids(undisturbed));
-    expect(ids(await queued)).toEqual(ids(undisturbed));
-  });
-
-  it('wait: finishes what runs and what waits in the engine too, and later requests queue', async () => {
-    const engine = await createEngine({ maxNumRequests: 2, maxNumSeqs: 2 });
-    let numEarly = 0;
-    const early = Array.from({ length: 6 }, () => engine.generate(request).then(() => (numEarly += 1)));
-    const paused = engine.pause('wait');
-    let lateEnded = false;
-    const late = engine.generate(request).then(() => {
-      lateEnded = true;
-    });
-    await paused;
-    expect(numEarly).toBe(6);
-    expect((await engine.stats()).paused).toBe(true);
-    expect(lateEnded).toBe(false);
-    await engine.resume();
-    await Promise.all([...early, late]);
-  });
-
-  it('abort: ends everything, what waits in the engine too', async () => {
-    const engine = await createEngine({ maxNumRequests: 2, maxNumSeqs: 2 });
-    const calls = Array.from({ length: 6 }, () => engine.generate(request));
-    await engine.pause('abort');
-    const reasons = (await Promise.all(calls)).map(({ samples }) => samples[0]!.finishReason);
-    expect(reasons).toEqual(new Array(6).fill('abort'));
-  });
-});
-
-describe('the prefix cache', () => {
-  it('is reported, reset, and not reset under running sequences unless forced', async () => {
-    const engine = await createEngine({ maxModelLen: 1_000_000, kvCacheBlocks: 62_500 });
-    const request = { promptTokenIds: prompt(40), maxTokens: 4, ignoreEos: true };
-    expect((await engine.generate(request)).cachedTokens).toBe(0);
-    expect((await engine.generate(request)).cachedTokens).toBe(32);
-    await engine.resetPrefixCache();
-    expect((await engine.generate(request)).cachedTokens).toBe(0);
-    // So long that it still runs when the pause arrives, however slowly this thread comes to ask for it.
-    const stream = engine.stream({ ...request, maxTokens: 900_000 });
-    await stream.next();
-    await engine.pause('keep');
-    await expect(engine.resetPrefixCache()).rejects.toMatchObject({ code: 'requests_running' });
-    await engine.resetPrefixCache({ force: true });
-    expect(await engine.stats()).toMatchObject({ numRunning: 0, numWaiting: 1 });
-    await engine.resume();
-    expect((await stream.next()).done).toBe(false);
-    await stream.return();
-  });
-});
-
-describe('the end of an engine', () => {
-  it.each(['?throwAtStep=5', '?exitAtStep=5'])(
-    'fails every request with worker_died when the worker dies (%s)',
-    async (query) => {
-      const engine = await createEngine({ maxNumRequests: 2 }, query);
-      const requests = Array.from({ length: 4 }, () => ({
-        promptTokenIds: [1],
-        maxTokens: 40,
-        ignoreEos: true,
-      }));
-      const results = await engine.generate(requests);
-      expect(results.map(({ error }) => error?.code)).toEqual(new Array(4).fill('worker_died'));
-      // What had been sampled before the death is still there.
-      expect(results[0]!.samples[0]!.tokenIds.length).toBe(4);
-      await expect(engine.generate(requests)).rejects.toMatchObject({ code: 'worker_died' });
-      await expect(engine.stats()).rejects.toMatchObject({ code: 'worker_died' });
-      await engine.close();
-    },
-  );
-
-  it('fails a stream and a control call when the worker dies', async () => {
-    const engine = await createEngine({}, '?throwAtStep=3');
-    const stream = engine.stream({ promptTokenIds: [1], maxTokens: 40, ignoreEos: true });
-    const drain = async () => {
-      for await (const _ of stream);
-    };
-    await expect(drain()).rejects.toMatchObject({ code: 'worker_died' });
-    await expect(engine.pause('keep')).rejects.toMatchObject({ code: 'worker_died' });
-  });
-
-  it('ends requests with the code of a step that the host could not execute, and goes on', async () => {
-    const engine = await createEngine({}, '?failAtStep=2');
-    await expect(
-      engine.generate({ promptTokenIds: [1], maxTokens: 9, ignoreEos: true }),
-    ).rejects.toMatchObject({ code: 'step_failed' });
-    expect(
-      ids(await engine.generate({ promptTokenIds: [1], maxTokens: 9, ignoreEos: true }))[0],
-    ).toHaveLength(9);
-  });
-
-  it('closes with requests running: they fail with engine_closed, and so does whatever is asked later', async () => {
-    const engine = await createEngine();
-    const call = engine.generate([{ promptTokenIds: [1], maxTokens: 60, ignoreEos: true }]);
-    await engine.close();
-    expect((await call)[0]!.error).toMatchObject({ code: 'engine_closed' });
-    await expect(engine.generate({ promptTokenIds: [1] })).rejects.toMatchObject({ code: 'engine_closed' });
-    expect(() => engine.stream({ promptTokenIds: [1] })).toThrowError(
-      expect.objectContaining({ code: 'engine_closed' }),
-    );
-    await engine.close();
-  });
-
-  it('closes at the end of an await using block', async () => {
-    const engine = await createEngine();
-    await engine[Symbol.asyncDispose]();
-    await expect(engine.stats()).rejects.toMatchObject({ code: 'engine_closed' });
   });
 });
 

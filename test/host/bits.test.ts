@@ -198,6 +198,35 @@ describe('log-probs', () => {
   });
 });
 
+describe('min_tokens', () => {
+  it('forbids the stop ids for just as many tokens', () => {
+    const host = hosts.start();
+    const stops = range(97).filter((token) => token !== 5);
+    const [{ tokenIds } = { tokenIds: [] }] = generate(host, [
+      { prompt, numTokens: 6, blocks, stops, params: { temperature: 0, minTokens: 3 } },
+    ]);
+    expect(tokenIds.slice(0, 3)).toEqual([5, 5, 5]);
+    expect(tokenIds[3]).not.toBe(5);
+  });
+
+  it('that forbids every token fails the request, and what was planned on top of it', () => {
+    const host = hosts.start();
+    host.submit(
+      stepBytes(1, {
+        open: [{ slot: 0, promptTokens: 3, stops: range(97), params: { minTokens: 1 } }],
+        table: [[0, 0, 0]],
+        sequences: [{ slot: 0, start: 0, tokens: [1, 2, 3] }],
+        samples: [[2, 0]],
+      }),
+    );
+    host.submit(stepBytes(2, { sequences: [{ slot: 0, start: 3, tokens: [-1] }], samples: [[0, 0]] }));
+    for (const step of [1, 2]) {
+      const result = decodeResult(host.collect());
+      expect(result).toMatchObject({ step, code: 'none', rowCodes: ['nan_logits'], tokenIds: [-1] });
+    }
+  });
+});
+
 describe('a request whose logits are not numbers', () => {
   it('fails alone, also in the step that was planned before it was known', () => {
     const model = hosts.write('nan', { seed: 1 });

@@ -106,18 +106,26 @@ describe('a host', () => {
     for (const step of [1, 2, 3]) host.submit(stepBytes(step, {}));
     host.close();
     host.close();
-    expect(() => host.submit(stepBytes(4, {}))).toThrow(expect.objectContaining({ code: 'host_closed' }));
-    expect(() => host.collect()).toThrow(expect.objectContaining({ code: 'host_closed' }));
-    expect(() => host.info).toThrow(expect.objectContaining({ code: 'host_closed' }));
+    expect(() => host.submit(stepBytes(4, {}))).toThrow(
+      expect.objectContaining({ name: 'KadenzError', code: 'host_closed' }),
+    );
+    expect(() => host.collect()).toThrow(
+      expect.objectContaining({ name: 'KadenzError', code: 'host_closed' }),
+    );
+    expect(() => host.info).toThrow(expect.objectContaining({ name: 'KadenzError', code: 'host_closed' }));
   });
 
   it('has nothing to collect before something was submitted, and takes only so much', () => {
     const host = hosts.start();
-    expect(() => host.collect()).toThrow(expect.objectContaining({ code: 'nothing_submitted' }));
+    expect(() => host.collect()).toThrow(
+      expect.objectContaining({ name: 'KadenzError', code: 'nothing_submitted' }),
+    );
     const submitMany = () => {
       for (let step = 1; step < 100; step += 1) host.submit(stepBytes(step, {}));
     };
-    expect(submitMany).toThrow(expect.objectContaining({ code: 'too_many_steps_in_flight' }));
+    expect(submitMany).toThrow(
+      expect.objectContaining({ name: 'KadenzError', code: 'too_many_steps_in_flight' }),
+    );
   });
 
   it('is refused with impossible sizes, by name', () => {
@@ -141,7 +149,7 @@ describe('a host', () => {
       readFileSync(join(directory, 'model.safetensors')).subarray(0, 5000),
     );
     expect(() => hosts.start('llama', { model })).toThrow(
-      expect.objectContaining({ code: 'file_truncated' }),
+      expect.objectContaining({ name: 'KadenzError', code: 'file_truncated' }),
     );
   });
 

@@ -158,6 +158,13 @@ describe('a plan with a wrong number', () => {
     expect(decodeResult(host.collect()).message).toMatch(/takes sample 0 of the step before, which had 0/);
   });
 
+  it('that leans on blocks of what its slot held before is refused', () => {
+    const host = hosts.start();
+    runStep(host, 1, { ...good, table: [0, 1, 2].map((index) => [0, index, index]) });
+    const leaning = runStep(host, 2, { ...good, sequences: [{ slot: 0, start: 20, tokens: [1, 2, 3, 4] }] });
+    expect(leaning.message).toMatch(/needs 2 blocks .* its table has 1/);
+  });
+
   it('cut off or with changed bytes never does more than fail', () => {
     const host = hosts.start();
     const bytes = stepBytes(1, { ...good, scores: [[0, 0, 1]], copy: [[2, 3]] });

@@ -14,6 +14,7 @@ export interface SequenceFields {
   /** The sequence's blocks, in order. */
   blocks: number[];
   sample?: number;
+  stops?: number[];
   chunkTokens?: number;
   /** Reopened after so many generated tokens, in the same slot, and computed anew: a preemption. */
   preemptAfter?: number;
@@ -32,7 +33,15 @@ export class SequenceRunner {
   #preempted = false;
 
   constructor(fields: SequenceFields) {
-    this.#fields = { params: {}, slot: 0, sample: 0, chunkTokens: 1 << 20, preemptAfter: -1, ...fields };
+    this.#fields = {
+      params: {},
+      slot: 0,
+      sample: 0,
+      stops: [],
+      chunkTokens: 1 << 20,
+      preemptAfter: -1,
+      ...fields,
+    };
   }
 
   get done(): boolean {
@@ -45,7 +54,7 @@ export class SequenceRunner {
 
   /** What it adds to the next plan, given the number of rows before its own. */
   plan(firstRow: number): Required<Pick<PlanFields, 'open' | 'table' | 'sequences' | 'samples'>> {
-    const { prompt, params, slot, sample, chunkTokens, blocks, preemptAfter } = this.#fields;
+    const { prompt, params, slot, sample, stops, chunkTokens, blocks, preemptAfter } = this.#fields;
     if (preemptAfter === this.generated.tokenIds.length && !this.#preempted) {
       this.#preempted = true;
       this.#computed = 0;
@@ -59,7 +68,9 @@ export class SequenceRunner {
     const firstBlock = Math.ceil(start / BLOCK_SIZE);
     const endBlock = Math.ceil(this.#computed / BLOCK_SIZE);
     return {
-      open: isOpening ? [{ slot, sample, promptTokens: prompt.length, params, history: this.#tokens }] : [],
+      open: isOpening
+        ? [{ slot, sample, promptTokens: prompt.length, params, stops, history: this.#tokens }]
+        : [],
       table: blocks.slice(firstBlock, endBlock).map((block, i) => [slot, firstBlock + i, block]),
       sequences: [{ slot, start, tokens }],
       samples,
