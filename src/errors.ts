@@ -172,8 +172,10 @@ const WIRE_ERRORS = {
   ],
   out_of_token_memory: [
     73,
-    () =>
-      'The memory for token ids is used up by waiting and running requests; send fewer at once, or raise tokenHeapBytes.',
+    (value, limit) =>
+      Number(limit) > 0
+        ? `The request needs ${value} bytes of memory for token ids, and there are ${limit} in all; raise tokenHeapBytes.`
+        : 'The memory for token ids is used up by waiting and running requests; send fewer at once, or raise tokenHeapBytes.',
   ],
   unsupported: [74, () => 'The host does not support what was asked for.'],
 

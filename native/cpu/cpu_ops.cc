@@ -1,7 +1,5 @@
 #include "cpu/cpu_ops.h"
 
-#include <sched.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -372,14 +370,6 @@ void CpuOps::read_linear(const Activations& input, RowRange rows, const Linear& 
          "a matmul fits its buffers");
   for_tiles(source.row(rows.first), source.stride(), rows.count, matrix_of(linear).num_panels(), out,
             weight.outputs, [&](const MatmulTask& task) { kernels_.linear(task, weight); });
-}
-
-uint32_t available_cores() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  if (::sched_getaffinity(0, sizeof(set), &set) == 0)
-    return static_cast<uint32_t>(std::max(1, CPU_COUNT(&set)));
-  return std::max(1U, std::thread::hardware_concurrency());
 }
 
 const CpuKernels& kernels_of(CpuIsa isa) {

@@ -1,5 +1,7 @@
 #include "cpu/thread_pool.h"
 
+#include <sched.h>
+
 #include <algorithm>
 
 #include "model/float_environment.h"
@@ -8,8 +10,7 @@ namespace kadenz {
 namespace {
 
 constexpr int kPolls = 4000;  // some tens of microseconds
-constexpr uint32_t kMaxTasksOpen = uint32_t{1}
-                                   << 30;  // far from where a late worker's increments could carry over
+constexpr uint32_t kMaxTasksOpen = 1U << 30;  // far from where a late worker's increments could carry over
 
 void pause_briefly() {
 #if defined(__x86_64__)
@@ -18,6 +19,14 @@ void pause_briefly() {
 }
 
 }  // namespace
+
+uint32_t available_cores() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (::sched_getaffinity(0, sizeof(set), &set) == 0)
+    return static_cast<uint32_t>(std::max(1, CPU_COUNT(&set)));
+  return std::max(1U, std::thread::hardware_concurrency());
+}
 
 ThreadPool::ThreadPool(uint32_t num_threads) {
   for (uint32_t thread = 1; thread < num_threads; ++thread) {

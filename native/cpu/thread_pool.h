@@ -15,6 +15,9 @@
 
 namespace kadenz {
 
+// Cores that this process may use, at least 1.
+uint32_t available_cores();
+
 class ThreadPool {
  public:
   using Task = std::function<void(uint32_t task, uint32_t thread)>;

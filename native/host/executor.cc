@@ -5,10 +5,10 @@
 #include <utility>
 
 #include "cpu/cpu_ops.h"
-#include "cpu/float_environment.h"
 #include "host/logit_kernels.h"
 #include "host/result.h"
 #include "model/error.h"
+#include "model/float_environment.h"
 
 namespace kadenz {
 namespace {

@@ -5,8 +5,8 @@
 #include <string>
 #include <tuple>
 
-#include "cpu/float_environment.h"
 #include "model/error.h"
+#include "model/float_environment.h"
 
 namespace kadenz {
 namespace {
