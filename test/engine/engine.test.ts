@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { deriveSeed, Engine, type GenerateRequest } from '../../dist/index.js';
+import { deriveSeed, type GenerateRequest } from '../../dist/index.js';
 import {
   createEngine,
   expectedTokens,
