@@ -1,8 +1,8 @@
 // What a result changes: blocks become hits for others, tokens are delivered, samples end.
 import { CoreState } from './core_state';
 import { bury, finishSequence } from './lifecycle';
-import { putScores, putToken } from './output';
-import { registerNextBlock } from './prefix_cache';
+import { putScores } from './output';
+import { listFullBlocks, registerListed } from './prefix_cache';
 import { Request, stopTokensOf } from './request';
 import { appendToken, Sequence, SequenceState } from './sequence';
 import { oldestRecord, StepRecord, sequenceOf } from './step_record';
@@ -50,24 +50,17 @@ export function commitSamples(c: CoreState, record: StepRecord, tokens: usize, r
   for (let index: u32 = 0; index < record.numSequences; index++) {
     const sequence = sequenceOf(record.sequences, index);
     sequence.stepsInFlight--;
-    if (sequence.state == SequenceState.ended || sequence.maxTotal == sequence.numPromptTokens)
-      someAreOver = true;
+    if (sequence.state == SequenceState.ended || sequence.scoresOnly) someAreOver = true;
     if (
       sequence.state == SequenceState.running &&
       load<u32>(record.epochs + ((<usize>index) << 2)) == sequence.epoch
     ) {
-      registerCommitted(c, sequence, load<u32>(record.ends + ((<usize>index) << 2)));
+      listFullBlocks(c, sequence, load<u32>(record.ends + ((<usize>index) << 2)));
     }
   }
+  registerListed(c);
   deliverScores(c, record);
-  for (let index: u32 = 0; index < record.numSamples; index++) {
-    const sequence = sequenceOf(record.samples, index);
-    sequence.samplesInFlight--;
-    if (!isLive(sequence)) continue;
-    const code = rowCodes != 0 ? load<u16>(rowCodes + ((<usize>index) << 1)) : ErrorCode.none;
-    if (code != ErrorCode.none) finishSequence(c, sequence, FinishReason.error, -1, code);
-    else deliver(c, sequence, index, load<i32>(tokens + ((<usize>index) << 2)));
-  }
+  deliverTokens(c, record, tokens, rowCodes);
   for (let index: u32 = 0; someAreOver && index < record.numSequences; index++) {
     const sequence = sequenceOf(record.sequences, index);
     if (sequence.state == SequenceState.ended && sequence.stepsInFlight == 0) bury(c, sequence);
@@ -88,16 +81,10 @@ function distrustFailedRows(record: StepRecord, rowCodes: usize): void {
 function endsWithoutOutput(record: StepRecord, sequence: Sequence, index: u32): bool {
   return (
     sequence.state == SequenceState.running &&
-    sequence.maxTotal == sequence.numPromptTokens &&
+    sequence.scoresOnly &&
     load<u32>(record.epochs + ((<usize>index) << 2)) == sequence.epoch &&
     load<u32>(record.ends + ((<usize>index) << 2)) == sequence.maxTotal
   );
-}
-
-function registerCommitted(c: CoreState, sequence: Sequence, end: u32): void {
-  if (!c.enablePrefixCache || sequence.skipsCache) return;
-  const full = end >> c.blockShift;
-  while (sequence.numRegistered < full) registerNextBlock(c, sequence);
 }
 
 function deliverScores(c: CoreState, record: StepRecord): void {
@@ -115,33 +102,53 @@ function deliverScores(c: CoreState, record: StepRecord): void {
   }
 }
 
-function deliver(c: CoreState, sequence: Sequence, row: u32, token: i32): void {
-  if (<u32>token >= c.vocabSize) {
-    finishSequence(
-      c,
-      sequence,
-      FinishReason.error,
-      -1,
-      ErrorCode.token_out_of_range,
-      <i64>token,
-      <i64>c.vocabSize - 1,
-    );
-    return;
+/** Columns and counts in locals: their addresses would be read again for every token. */
+function deliverTokens(c: CoreState, record: StepRecord, tokens: usize, rowCodes: usize): void {
+  const samples = record.samples;
+  const numSamples = record.numSamples;
+  const vocabSize = c.vocabSize;
+  const first = c.numOutTokens;
+  let request = c.outTokenRequest + ((<usize>first) << 3);
+  let sample = c.outTokenSample + ((<usize>first) << 2);
+  let row = c.outTokenRow + ((<usize>first) << 2);
+  let id = c.outTokenId + ((<usize>first) << 2);
+  let delivered: u32 = 0;
+  for (let index: u32 = 0; index < numSamples; index++) {
+    const sequence = sequenceOf(samples, index);
+    sequence.samplesInFlight--;
+    if (!isLive(sequence)) continue;
+    const token = load<i32>(tokens + ((<usize>index) << 2));
+    const code = rowCodes != 0 ? load<u16>(rowCodes + ((<usize>index) << 1)) : ErrorCode.none;
+    if (code != ErrorCode.none) {
+      finishSequence(c, sequence, FinishReason.error, -1, code);
+    } else if (<u32>token >= vocabSize) {
+      const limit = <i64>vocabSize - 1;
+      finishSequence(c, sequence, FinishReason.error, -1, ErrorCode.token_out_of_range, <i64>token, limit);
+    } else if (!appendToken(c, sequence, token)) {
+      finishSequence(c, sequence, FinishReason.error, -1, ErrorCode.out_of_token_memory);
+    } else {
+      store<u64>(request, sequence.requestId);
+      store<u32>(sample, sequence.sample);
+      store<u32>(row, index);
+      store<i32>(id, token);
+      request += 8;
+      sample += 4;
+      row += 4;
+      id += 4;
+      delivered++;
+      if (sequence.numTokens >= sequence.minTotal && isStop(c, sequence, token)) {
+        finishSequence(c, sequence, FinishReason.stop, token, ErrorCode.none);
+      } else if (sequence.numTokens == sequence.maxTotal) {
+        finishSequence(c, sequence, FinishReason.length, -1, ErrorCode.none);
+      }
+    }
   }
-  if (!appendToken(c, sequence, token)) {
-    finishSequence(c, sequence, FinishReason.error, -1, ErrorCode.out_of_token_memory);
-    return;
-  }
-  putToken(c, sequence, row, token);
-  c.generationTokens++;
-  if (sequence.numTokens >= sequence.minTotal && isStop(c, sequence, token)) {
-    finishSequence(c, sequence, FinishReason.stop, token, ErrorCode.none);
-  } else if (sequence.numTokens == sequence.maxTotal) {
-    finishSequence(c, sequence, FinishReason.length, -1, ErrorCode.none);
-  }
+  c.numOutTokens = first + delivered;
+  c.generationTokens += <u64>delivered;
 }
 
 function isStop(c: CoreState, sequence: Sequence, token: i32): bool {
+  if (sequence.ignoreEos && !sequence.hasStopTokens) return false;
   if (!sequence.ignoreEos) {
     for (let index: u32 = 0; index < c.numEosTokenIds; index++) {
       if (load<i32>(c.eosTokenIds + ((<usize>index) << 2)) == token) return true;

@@ -68,6 +68,7 @@ export function configure(c: CoreState, id: u64, table: usize): void {
   layOut(c, heapBytes != 0 ? heapBytes : defaultHeapBytes(c));
   memory.copy(c.eosTokenIds, Configure.eos_token_ids(table), (<usize>c.numEosTokenIds) << 2);
   c.weightsUsable = true;
+  memory.fill(c.blocks, 0, c.hits - c.blocks); // zero already, but not yet resident: no page faults in the steps
   fillFreeLists(c);
   heapInit(c);
   putAck(c, id, ErrorCode.none);

@@ -122,6 +122,11 @@ export class CoreState {
   blockMap: usize; // u32 index + 1
   blockMapMask: u32;
   hits: usize; // scratch: blocks of the last prefix lookup
+  numListed: u32; // scratch: sequences with full blocks to register (prefix_cache.ts)
+  listedSequences: usize;
+  listedEnds: usize;
+  listedHashes: usize; // u64
+  listedEntries: usize;
 
   // Token heap.
   heap: usize;

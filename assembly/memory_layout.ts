@@ -71,6 +71,7 @@ export function layOut(c: CoreState, heapBytes: u64): u64 {
   c.requestMap = take(c, mapSize, 4);
 
   c.numSequenceRecords = <u32>records;
+  c.layoutEnd = (c.layoutEnd + 63) & ~63; // records of whole cache lines
   c.sequences = take(c, records, SEQUENCE_BYTES);
   c.freeSequences = take(c, records, 4);
   c.freeSlots = take(c, seqs, 4);
@@ -85,6 +86,10 @@ export function layOut(c: CoreState, heapBytes: u64): u64 {
   c.blockMapMask = <u32>blockMapSize - 1;
   c.blockMap = take(c, blockMapSize, 4);
   c.hits = take(c, perSequence, 4);
+  c.listedSequences = take(c, seqs, 4);
+  c.listedEnds = take(c, seqs, 4);
+  c.listedHashes = take(c, seqs, 8);
+  c.listedEntries = take(c, seqs, 4);
 
   layOutPlan(c, seqs, rows, blocks, perSequence);
   layOutOutput(c, seqs, requests, records);

@@ -2,7 +2,6 @@
 import { ACK_COLUMNS, CoreState, EARLY_OUTPUT, MAX_ACKS } from './core_state';
 import { ensure } from './errors';
 import { Request } from './request';
-import { Sequence } from './sequence';
 import { Output } from './wire/generated/output';
 import { ErrorCode, FinishReason } from './wire/generated/types';
 
@@ -19,14 +18,6 @@ export function putAck(c: CoreState, command: u64, code: u16, value: i64 = 0, li
   store<u16>(ACK_CODE + (at << 1), code);
   store<i64>(ACK_VALUE + (at << 3), value);
   store<i64>(ACK_LIMIT + (at << 3), limit);
-}
-
-export function putToken(c: CoreState, sequence: Sequence, row: u32, token: i32): void {
-  const at = c.numOutTokens++;
-  store<u64>(c.outTokenRequest + (at << 3), sequence.requestId);
-  store<u32>(c.outTokenSample + (at << 2), sequence.sample);
-  store<u32>(c.outTokenRow + (at << 2), row);
-  store<i32>(c.outTokenId + (at << 2), token);
 }
 
 export function putScores(c: CoreState, request: u64, position: u32, first: u32, count: u32): void {

@@ -5,7 +5,7 @@
 import { CoreState } from './core_state';
 import { biasesOf, biasTokensOf, paramsOf, Request, stopTokensOf } from './request';
 import { needsHistory } from './sampling_params';
-import { Sequence } from './sequence';
+import { Sequence, tokensOf } from './sequence';
 import { Instruction, StepPlan, Work } from './wire/generated/instruction';
 import { SamplingParams } from './wire/generated/types';
 
@@ -66,7 +66,11 @@ export function planOpen(c: CoreState, sequence: Sequence): void {
   put(c.openAdapter, at, request.adapter);
   memory.copy(c.openParams + <usize>at * SamplingParams.BYTES, params, SamplingParams.BYTES);
   if (needsHistory(params)) {
-    memory.copy(c.history + ((<usize>c.numHistory) << 2), sequence.tokens, (<usize>sequence.numTokens) << 2);
+    memory.copy(
+      c.history + ((<usize>c.numHistory) << 2),
+      tokensOf(sequence),
+      (<usize>sequence.numTokens) << 2,
+    );
     c.numHistory += sequence.numTokens;
   }
   if (SamplingParams.min_tokens(params) > 0) {
@@ -107,12 +111,12 @@ export function planRows(c: CoreState, sequence: Sequence, take: u32): void {
     store<i32>(
       rows,
       start < sequence.numTokens
-        ? load<i32>(sequence.tokens + ((<usize>start) << 2))
+        ? load<i32>(tokensOf(sequence) + ((<usize>start) << 2))
         : -1 - <i32>sequence.lastSample,
     );
   } else {
     const known = min(end, sequence.numTokens) - start;
-    memory.copy(rows, sequence.tokens + ((<usize>start) << 2), (<usize>known) << 2);
+    memory.copy(rows, tokensOf(sequence) + ((<usize>start) << 2), (<usize>known) << 2);
     if (known < take) store<i32>(rows + ((<usize>known) << 2), -1 - <i32>sequence.lastSample);
   }
   c.numRows += take;

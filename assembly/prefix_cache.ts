@@ -9,7 +9,7 @@ import { CoreState } from './core_state';
 import { mix } from './digest';
 import { ensure } from './errors';
 import { Request } from './request';
-import { Sequence } from './sequence';
+import { Sequence, tokensOf } from './sequence';
 
 export function rootHash(c: CoreState, request: Request): u64 {
   return mix(mix(c.weightVersion, <u64>request.adapter), request.cacheSalt);
@@ -22,7 +22,7 @@ function chain(c: CoreState, parentHash: u64, tokens: usize): u64 {
   return hash;
 }
 
-function tokensOf(c: CoreState, index: u32): usize {
+function tokensOfBlock(c: CoreState, index: u32): usize {
   return c.blockTokens + ((<usize>index) << (c.blockShift + 2));
 }
 
@@ -51,7 +51,7 @@ function isBlockOf(
     block.parentSerial == parentSerial &&
     block.salt == request.cacheSalt &&
     block.adapter == request.adapter &&
-    memory.compare(tokensOf(c, index), tokens, (<usize>c.blockSize) << 2) == 0
+    memory.compare(tokensOfBlock(c, index), tokens, (<usize>c.blockSize) << 2) == 0
   );
 }
 
@@ -74,14 +74,55 @@ export function lookUpPrefix(c: CoreState, request: Request, tokens: usize, maxB
   return hits;
 }
 
-/** Registers the sequence's next full block, whose tokens are all known and committed. */
-export function registerNextBlock(c: CoreState, sequence: Sequence): void {
+// What a step committed is registered in rounds: the sequences with a full block are listed with its hash, then memory that lies
+// anywhere is read for all of them at once (misses that do not wait for each other), then each block is compared and written.
+
+/** Lists the sequence for `registerListed` if it has full blocks below `end` that are not registered. */
+export function listFullBlocks(c: CoreState, sequence: Sequence, end: u32): void {
+  if (!c.enablePrefixCache || sequence.skipsCache || sequence.numRegistered >= end >> c.blockShift) return;
+  const at = c.numListed++ << 2;
+  store<u32>(c.listedSequences + at, <u32>changetype<usize>(sequence));
+  store<u32>(c.listedEnds + at, end);
+  store<u64>(c.listedHashes + (at << 1), hashNextBlock(c, sequence));
+}
+
+export function registerListed(c: CoreState): void {
+  touchListed(c);
+  for (let index: u32 = 0; index < c.numListed; index++) {
+    const at = (<usize>index) << 2;
+    const sequence = changetype<Sequence>(<usize>load<u32>(c.listedSequences + at));
+    const full = load<u32>(c.listedEnds + at) >> c.blockShift;
+    registerNextBlock(c, sequence, load<u64>(c.listedHashes + (at << 1)));
+    while (sequence.numRegistered < full) registerNextBlock(c, sequence, hashNextBlock(c, sequence));
+  }
+  c.numListed = 0;
+}
+
+/** Reads the map's entries for the listed hashes. The values are kept only so that the reads are. */
+function touchListed(c: CoreState): void {
+  const map = c.blockMap;
+  const mask = c.blockMapMask;
+  const hashes = c.listedHashes;
+  const entries = c.listedEntries;
+  const end = (<usize>c.numListed) << 2;
+  for (let at: usize = 0; at < end; at += 4) {
+    const slot = <u32>(load<u64>(hashes + (at << 1)) >> 32) & mask;
+    store<u32>(entries + at, load<u32>(map + ((<usize>slot) << 2)));
+  }
+}
+
+function hashNextBlock(c: CoreState, sequence: Sequence): u64 {
+  const index = sequence.numRegistered;
+  const parentHash = index == 0 ? rootHash(c, changetype<Request>(sequence.request)) : sequence.chainHash;
+  return chain(c, parentHash, tokensOf(sequence) + ((<usize>index) << (c.blockShift + 2)));
+}
+
+/** Registers the sequence's next full block, whose tokens are all known and committed, under its hash. */
+function registerNextBlock(c: CoreState, sequence: Sequence, hash: u64): void {
   const request = changetype<Request>(sequence.request);
   const index = sequence.numRegistered;
-  const tokens = sequence.tokens + ((<usize>index) << (c.blockShift + 2));
-  const parentHash = index == 0 ? rootHash(c, request) : sequence.chainHash;
+  const tokens = tokensOf(sequence) + ((<usize>index) << (c.blockShift + 2));
   const parentSerial = index == 0 ? 0 : sequence.chainSerial;
-  const hash = chain(c, parentHash, tokens);
   sequence.chainHash = hash;
   sequence.numRegistered++;
   const found = find(c, hash, parentSerial, request, tokens);
@@ -102,7 +143,7 @@ export function registerNextBlock(c: CoreState, sequence: Sequence): void {
   block.salt = request.cacheSalt;
   block.adapter = request.adapter;
   block.registered = true;
-  memory.copy(tokensOf(c, blockIndex), tokens, (<usize>c.blockSize) << 2);
+  memory.copy(tokensOfBlock(c, blockIndex), tokens, (<usize>c.blockSize) << 2);
   sequence.chainSerial = block.serial;
   let slot = <u32>(hash >> 32) & c.blockMapMask;
   while (load<u32>(c.blockMap + ((<usize>slot) << 2)) != 0) slot = (slot + 1) & c.blockMapMask;

@@ -7,6 +7,7 @@
 import { blockAt, numAvailableBlocks } from './block_pool';
 import { appendShared, blockOf, blocksFor, extendTable, mustCopy } from './block_table';
 import { CoreState } from './core_state';
+import { planDecodes } from './decode';
 import { Entry, EntryKind } from './entry';
 import { ensure } from './errors';
 import { finishRequest, preempt, queueRequest } from './lifecycle';
@@ -31,6 +32,7 @@ import {
   Sequence,
   SequenceState,
   takeSlot,
+  tokensOf,
 } from './sequence';
 import { nextRecord, recordSample, recordScored, recordSequence, StepRecord } from './step_record';
 import { ErrorCode, FinishReason, SamplingParams } from './wire/generated/types';
@@ -61,7 +63,11 @@ function knownSoon(sequence: Sequence): u32 {
 /** Plans what runs; gives what is left of the budget. */
 function planRunning(c: CoreState, record: StepRecord, budgetAtStart: u32): u32 {
   let budget = budgetAtStart;
-  for (let index: u32 = 0; index < c.numRunning && budget > 0; index++) {
+  for (let index: u32 = 0; ; index++) {
+    const decodes = planDecodes(c, record, index, budget);
+    budget -= decodes;
+    index += decodes;
+    if (index >= c.numRunning || budget == 0) break;
     const sequence = runningAt(c, index);
     if (sequence.state != SequenceState.running || sequence.lastPlannedStep == c.step) continue;
     const known = knownSoon(sequence);
@@ -122,12 +128,13 @@ function planScores(c: CoreState, record: StepRecord, sequence: Sequence, firstR
   const first = max(sequence.computed + 1, request.scoredPosition + 1);
   const end = min(sequence.computed + take + 1, sequence.numPromptTokens);
   if (first >= end) return;
+  const tokens = tokensOf(sequence);
   for (let position = first; position < end; position++) {
     planScore(
       c,
       firstRow + position - 1 - sequence.computed,
       sequence.slot,
-      load<u32>(sequence.tokens + ((<usize>position) << 2)),
+      load<u32>(tokens + ((<usize>position) << 2)),
     );
   }
   recordScored(record, request, first, end - first);
@@ -210,7 +217,7 @@ function admitWaiting(c: CoreState, record: StepRecord, budgetAtStart: u32): voi
       ? changetype<Request>(changetype<usize>(entry))
       : changetype<Request>(changetype<Sequence>(changetype<usize>(entry)).request);
     if (isRequest && request.fannedOutStep == c.step) return;
-    const tokens = isRequest ? promptOf(request) : changetype<Sequence>(changetype<usize>(entry)).tokens;
+    const tokens = isRequest ? promptOf(request) : tokensOf(changetype<Sequence>(changetype<usize>(entry)));
     const known = isRequest
       ? request.numPromptTokens
       : changetype<Sequence>(changetype<usize>(entry)).numTokens;

@@ -21,31 +21,16 @@ export const enum SequenceState {
   ended = 4, // its last step is still in flight
 }
 
+// What a decode reads comes first, then what it writes, then what it needs once in sixteen steps.
 @unmanaged
 export class Sequence extends Entry {
   requestId: u64;
-  chainHash: u64; // of the last registered block (prefix_cache.ts)
-  chainSerial: u64;
-  lastPlannedStep: u64;
-  fannedOutStep: u64; // of a former follower: the step in which it took its leader's prompt over
-  request: usize;
-  tokens: usize;
-  blockTable: usize;
   state: SequenceState;
   slot: u32;
-  epoch: u32;
-  numTokens: u32; // known
-  numTokensCapacity: u32;
-  numPromptTokens: u32;
-  computed: u32;
-  samplesInFlight: u32;
-  stepsInFlight: u32;
-  lastSample: u32; // index of its last planned sample in that step's samples
   maxTotal: u32; // it ends with this many tokens
   minTotal: u32; // and stops with no fewer
   numBlocks: u32; // in its table
   numRegistered: u32; // of them in the prefix cache
-  preemptions: u32;
   leads: bool; // computes the prompt for the `numFollowers` sequences right behind it in the running list
   opened: bool; // the host's slot holds its parameters
   ownsSlot: bool;
@@ -53,12 +38,66 @@ export class Sequence extends Entry {
   ignoreEos: bool;
   hasStopTokens: bool;
   sharesLastBlock: bool; // has taken part in a fan-out and not written since: only then can a partial block have other owners
+  scoresOnly: bool; // max_tokens 0
+
+  lastPlannedStep: u64;
+  epoch: u32;
+  numTokens: u32; // known
+  computed: u32;
+  samplesInFlight: u32;
+  stepsInFlight: u32;
+  lastSample: u32; // index of its last planned sample in that step's samples
+  newest: u64; // the newest tokens, by position modulo 16: this and the seven below are one array (newestAt)
+  newest2: u64;
+  newest4: u64;
+  newest6: u64;
+  newest8: u64;
+  newest10: u64;
+  newest12: u64;
+  newest14: u64;
+
+  tokens: usize; // all known ones but the newest, see `tokensOf`
+  numTokensCapacity: u32;
+  numPromptTokens: u32;
+  request: usize;
+  blockTable: usize;
   numFollowers: u32;
+  preemptions: u32;
   nextSibling: usize;
+  chainHash: u64; // of the last registered block (prefix_cache.ts)
+  chainSerial: u64;
+  fannedOutStep: u64; // of a former follower: the step in which it took its leader's prompt over
   previousSibling: usize;
 }
 
-export const SEQUENCE_BYTES: usize = (offsetof<Sequence>() + 7) & ~7;
+export const SEQUENCE_BYTES: usize = (offsetof<Sequence>() + 63) & ~63;
+
+/** The newest tokens lie in the record itself: the ends of a thousand token arrays would be a thousand cache misses a step. */
+const NEWEST_TOKENS: u32 = 16;
+
+function newestAt(sequence: Sequence, position: u32): usize {
+  return (
+    changetype<usize>(sequence) +
+    offsetof<Sequence>('newest') +
+    ((<usize>(position & (NEWEST_TOKENS - 1))) << 2)
+  );
+}
+
+/** The last known token. */
+export function lastToken(sequence: Sequence): i32 {
+  return load<i32>(newestAt(sequence, sequence.numTokens - 1));
+}
+
+/** All known tokens, in one array: brings the newest ones into it first. */
+export function tokensOf(sequence: Sequence): usize {
+  const first = sequence.numTokens & ~(NEWEST_TOKENS - 1);
+  memory.copy(
+    sequence.tokens + ((<usize>first) << 2),
+    newestAt(sequence, 0),
+    (<usize>(sequence.numTokens - first)) << 2,
+  );
+  return sequence.tokens;
+}
 
 /** A started sample with the prompt as its tokens, or 0 when the token heap is full. It joins the request's live sequences. */
 export function newSequence(
@@ -86,7 +125,12 @@ export function newSequence(
   sequence.tokens = tokens;
   sequence.numTokensCapacity = heapCapacity(c, tokens) >> 2;
   sequence.numTokens = request.numPromptTokens;
+  const newest = request.numPromptTokens - min(request.numPromptTokens, NEWEST_TOKENS);
+  for (let position = newest; position < request.numPromptTokens; position++) {
+    store<i32>(newestAt(sequence, position), load<i32>(tokens + ((<usize>position) << 2)));
+  }
   sequence.numPromptTokens = request.numPromptTokens;
+  sequence.scoresOnly = maxTotal == request.numPromptTokens;
   sequence.maxTotal = maxTotal;
   sequence.minTotal = minTotal;
   sequence.hasStopTokens = request.numStopTokens > 0;
@@ -124,15 +168,31 @@ export function freeSequenceRecord(c: CoreState, sequence: Sequence): void {
 }
 
 /** Appends a sampled token; false when the token heap is full. */
+
 export function appendToken(c: CoreState, sequence: Sequence, token: i32): bool {
-  if (sequence.numTokens == sequence.numTokensCapacity) {
-    const grown = heapGrow(c, sequence.tokens, (<u64>sequence.numTokens) << 3);
-    if (grown == 0) return false;
-    sequence.tokens = grown;
-    sequence.numTokensCapacity = heapCapacity(c, grown) >> 2;
-  }
-  store<i32>(sequence.tokens + (sequence.numTokens++ << 2), token);
+  const position = sequence.numTokens;
+  const place = position & (NEWEST_TOKENS - 1);
+  if (place == 0 && position == sequence.numTokensCapacity && !growTokens(c, sequence)) return false;
+  store<i32>(newestAt(sequence, position), token);
+  sequence.numTokens = position + 1;
+  if (place == NEWEST_TOKENS - 1) storeNewest(sequence, position + 1);
   return true;
+}
+
+function growTokens(c: CoreState, sequence: Sequence): bool {
+  const grown = heapGrow(c, sequence.tokens, (<u64>sequence.numTokens) << 3);
+  if (grown == 0) return false;
+  sequence.tokens = grown;
+  sequence.numTokensCapacity = heapCapacity(c, grown) >> 2;
+  return true;
+}
+
+/** Brings a full line of newest tokens into the array, which ends with them. */
+function storeNewest(sequence: Sequence, end: u32): void {
+  const from = newestAt(sequence, 0);
+  const to = sequence.tokens + ((<usize>(end - NEWEST_TOKENS)) << 2);
+  for (let at: usize = 0; at < (<usize>NEWEST_TOKENS) << 2; at += 16)
+    v128.store(to + at, v128.load(from + at));
 }
 
 export function takeSlot(c: CoreState, sequence: Sequence): void {
