@@ -11,6 +11,7 @@ import {
   core as state,
 } from './core_state';
 import { firstBrokenRule } from './integrity';
+import { writeInventory } from './inventory';
 import { writeStats } from './stats';
 
 /** Bytes of memory that a core of this shape needs, 0 when it can't be. Ask a throw-away instance. */
@@ -66,6 +67,12 @@ export function commit(bytes: u32): usize {
 export function stats(): usize {
   const c = state();
   return writeStats(c, c.configured ? c.output : EARLY_OUTPUT);
+}
+
+/** Gives an Inventory; 0 before Configure. */
+export function inventory(): usize {
+  const c = state();
+  return c.configured ? writeInventory(c, c.output) : 0;
 }
 
 export function message_bytes(): u32 {

@@ -3,7 +3,8 @@
 //   src/generated/*.ts                    flatc's TypeScript, and index.ts with all its names
 //   native/generated/*_generated.h        flatc's C++
 //   native/generated/include/flatbuffers  the FlatBuffers headers that this C++ needs
-//   assembly/wire/generated/*.ts          our AssemblyScript accessors (scripts/generate/assembly_script.mjs)
+//   assembly/wire/generated/*.ts          our AssemblyScript accessors (scripts/generate/assembly_script.mjs), but for traces, of which
+//                                         the core knows nothing
 //
 // The same inputs give the same bytes. Nothing is done when schemas, generator and outputs are as the last run left them;
 // a file is written only when its content changes, so that builds by time stamp stay quiet. `--force` does it anyway.
@@ -88,7 +89,7 @@ async function generate(schemaPaths) {
   for (const [path, content] of runtimeHeaders(runner))
     outputs.set(`native/generated/include/${path}`, content);
 
-  for (const path of schemaPaths) {
+  for (const path of schemaPaths.filter((path) => path !== 'schemas/trace.fbs')) {
     const name = path.replace(/^schemas\//, '').replace(/\.fbs$/, '');
     const schema = readSchema(runner.readFile(`/out/bfbs/${name}.bfbs`, { encoding: 'binary' }));
     outputs.set(`assembly/wire/generated/${name}.ts`, writeAccessors(name, schema));

@@ -229,6 +229,11 @@ const OUTER_CODES = [
   'invalid_chat_template',
   'invalid_snapshot',
   'message_too_large',
+  'record_failed',
+  'trace_not_found',
+  'trace_corrupt',
+  'trace_unsupported',
+  'trace_mismatch',
 ] as const;
 
 export type WireErrorName = keyof typeof WIRE_ERRORS;

@@ -11,6 +11,7 @@
 import { type CommandObject, encodeCommand } from './commands.js';
 import type { CoreConfig } from './config.js';
 import { decodeInstruction, type InstructionObject } from './instructions.js';
+import { decodeInventory, type InventoryObject } from './inventory.js';
 import { decodeOutput, decodeStats, type OutputObject, type StatsObject } from './outputs.js';
 import { encodeResult, type ResultObject } from './results.js';
 import { WasmCore } from './wasm_core.js';
@@ -54,6 +55,11 @@ export class Core {
 
   stats(): StatsObject {
     return decodeStats(this.#core.stats());
+  }
+
+  /** Who is in the core: live requests and their sequences. */
+  inventory(): InventoryObject {
+    return decodeInventory(this.#core.inventory());
   }
 
   /** Throws the sentence of the first broken invariant. */

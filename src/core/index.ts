@@ -2,9 +2,11 @@
 
 export { KadenzError, type KadenzErrorCode, type KadenzErrorDetails } from '../errors.js';
 export type { CommandBody, CommandObject, MemoryTag, PauseMode } from './commands.js';
-export { encodeCommand, memoryTagBits } from './commands.js';
-export type { CoreConfig } from './config.js';
+export { encodeCommand, encodeConfigure, memoryTagBits } from './commands.js';
+export type { CoreConfig, ResolvedCoreConfig } from './config.js';
+export { decodeConfigure } from './configure.js';
 export { Core } from './core.js';
+export { finishMessage, messageBuffer, putVector } from './flat.js';
 export type {
   ControlObject,
   InstructionObject,
@@ -15,6 +17,13 @@ export type {
 } from './instructions.js';
 export { decodeInstruction } from './instructions.js';
 export { INTEGRITY_RULES } from './integrity_rules.js';
+export type {
+  InventoryObject,
+  RequestState,
+  SequenceStateName,
+  SequenceStateObject,
+} from './inventory.js';
+export { decodeInventory } from './inventory.js';
 export type { FinishObject, FinishReasonName, OutputObject, StatsObject } from './outputs.js';
 export { decodeOutput, decodeStats } from './outputs.js';
 export type { RequestObject, SamplingParamsObject } from './requests.js';

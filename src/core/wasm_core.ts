@@ -40,6 +40,7 @@ interface CoreExports {
   schedule(): number;
   message_bytes(): number;
   stats(): number;
+  inventory(): number;
   check_integrity(): number;
   used_bytes(): number;
   digest(): bigint;
@@ -54,11 +55,25 @@ let loaded: Promise<CoreModule> | undefined;
 
 /** The compiled module and the hash of its bytes, once for each thread. */
 function loadModule(): Promise<CoreModule> {
-  loaded ??= readFile(new URL('../../build/core.wasm', import.meta.url)).then(async (bytes) => ({
-    module: await WebAssembly.compile(bytes),
-    sha256: createHash('sha256').update(bytes).digest(),
-  }));
+  loaded ??= readFile(new URL('../../build/core.wasm', import.meta.url)).then(compile);
   return loaded;
+}
+
+/** Another core than the one that was built, compiled once. For tests that plant a bug. */
+const others = new WeakMap<Uint8Array, Promise<CoreModule>>();
+
+function moduleOf(wasm: Uint8Array | undefined): Promise<CoreModule> {
+  if (wasm === undefined) return loadModule();
+  const known = others.get(wasm) ?? compile(wasm);
+  others.set(wasm, known);
+  return known;
+}
+
+async function compile(bytes: Uint8Array): Promise<CoreModule> {
+  return {
+    module: await WebAssembly.compile(bytes as Uint8Array<ArrayBuffer>),
+    sha256: createHash('sha256').update(bytes).digest(),
+  };
 }
 
 /** Hash of the core's WebAssembly: two cores with the same hash make the same plans. */
@@ -71,13 +86,27 @@ export class WasmCore {
   readonly #memory: WebAssembly.Memory;
   readonly #exports: CoreExports;
   readonly #sha256: Uint8Array;
+  #config: ResolvedCoreConfig | null = null;
   #failure: Error | null = null;
 
+  /** As it was configured, with what was left out filled in. Not known of a core made from a snapshot. */
+  get config(): ResolvedCoreConfig {
+    if (this.#config === null)
+      throw new Error('a core that was made from a snapshot does not know its configuration');
+    return this.#config;
+  }
+
+  /** Hash of its WebAssembly: two cores with the same hash make the same plans. */
+  get sha256(): string {
+    return Buffer.from(this.#sha256).toString('hex');
+  }
+
   /** A configured core. Throws a KadenzError when the configuration is refused. */
-  static async create(config: CoreConfig): Promise<WasmCore> {
+  static async create(config: CoreConfig, { wasm }: { wasm?: Uint8Array } = {}): Promise<WasmCore> {
     const resolved = resolveCoreConfig(config);
-    const module = await loadModule();
+    const module = await moduleOf(wasm);
     const core = new WasmCore(module, WasmCore.#requiredPages(module, resolved));
+    core.#config = resolved;
     const configure = encodeConfigure(0, resolved);
     const output = Output.getRootAsOutput(new flatbuffers.ByteBuffer(core.apply(configure)));
     const code = output.ackCode(0);
@@ -116,8 +145,8 @@ export class WasmCore {
   }
 
   /** A core in the state of a snapshot that the same version of the core made. */
-  static async fromSnapshot(snapshot: Uint8Array): Promise<WasmCore> {
-    const module = await loadModule();
+  static async fromSnapshot(snapshot: Uint8Array, { wasm }: { wasm?: Uint8Array } = {}): Promise<WasmCore> {
+    const module = await moduleOf(wasm);
     const core = new WasmCore(module, readSnapshotHeader(snapshot, module.sha256).pages);
     core.restore(snapshot);
     return core;
@@ -165,6 +194,11 @@ export class WasmCore {
   /** Bytes of a Stats. */
   stats(): Uint8Array {
     return this.#call((core) => this.#message(core.stats()));
+  }
+
+  /** Bytes of an Inventory: who is in the core. For people and tools. */
+  inventory(): Uint8Array {
+    return this.#call((core) => this.#message(core.inventory()));
   }
 
   /** Checks every invariant; throws the sentence of the first that is broken. For tests and simulations: it reads everything. */

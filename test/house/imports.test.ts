@@ -19,20 +19,24 @@ const SRC_ROOMS: Readonly<Record<string, readonly string[]>> = {
   core: ['errors', 'generated'],
   host: ['errors', 'generated', 'model'],
   trace: ['errors', 'generated', 'core'],
+  sim: ['errors', 'generated', 'core', 'trace', 'model'],
   rank: ['errors', 'generated', 'core', 'host', 'trace'],
   engine: ['errors', 'generated', 'core', 'host', 'trace', 'model', 'tokenizer', 'rank'],
   index: ['errors', 'generated', 'core', 'host', 'trace', 'model', 'tokenizer', 'rank', 'engine'],
   server: ['errors', 'tokenizer', 'index'],
-  cli: ['errors', 'tokenizer', 'index', 'server'],
+  cli: ['errors', 'core', 'trace', 'sim', 'tokenizer', 'index', 'server'],
 };
 
-/** Packages that one room alone may import. */
-const PACKAGE_ROOMS: Readonly<Record<string, string>> = {
-  piscina: 'rank',
-  '@huggingface/tokenizers': 'tokenizer',
-  '@huggingface/jinja': 'tokenizer',
-  commander: 'cli',
-  'cli-progress': 'cli',
+/** Packages that some rooms alone may import. */
+const PACKAGE_ROOMS: Readonly<Record<string, readonly string[]>> = {
+  piscina: ['rank', 'trace', 'sim'],
+  '@huggingface/tokenizers': ['tokenizer'],
+  '@huggingface/jinja': ['tokenizer'],
+  'hash-wasm': ['trace', 'model'],
+  '@hpcc-js/wasm-zstd': ['trace'],
+  'pure-rand': ['sim'],
+  commander: ['cli', 'sim'],
+  'cli-progress': ['cli', 'sim'],
 };
 
 const NATIVE_ROOMS: Readonly<Record<string, readonly string[]>> = {
@@ -95,7 +99,7 @@ describe('src/', () => {
 
   it('keeps each package where it belongs', () => {
     const packages = arrows.filter(({ to }) => to in PACKAGE_ROOMS);
-    expect(wrongArrows(packages, ({ from, to }) => PACKAGE_ROOMS[to] === roomOf(from))).toEqual([]);
+    expect(wrongArrows(packages, ({ from, to }) => PACKAGE_ROOMS[to]!.includes(roomOf(from)))).toEqual([]);
   });
 
   it('lets the step loop know the core and the Host interface only, not which host it is', () => {

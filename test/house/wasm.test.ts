@@ -91,6 +91,7 @@ describe('build/core.wasm', () => {
         'command_buffer',
         'commit',
         'digest',
+        'inventory',
         'message_bytes',
         'required_bytes',
       ],
