@@ -121,6 +121,7 @@ export class CoreState {
   blockTokens: usize; // i32 [block][blockSize], of registered blocks
   blockMap: usize; // u32 index + 1
   blockMapMask: u32;
+  marks: usize; // scratch of the integrity check: u32 per block
   hits: usize; // scratch: blocks of the last prefix lookup
   numListed: u32; // scratch: sequences with full blocks to register (prefix_cache.ts)
   listedSequences: usize;

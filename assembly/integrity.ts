@@ -41,42 +41,35 @@ export function firstBrokenRule(c: CoreState): u32 {
   return rule;
 }
 
-/** How many block tables name each block is counted against `owners` by walking, block by block, without memory of its own. */
-function entriesNaming(c: CoreState, block: u32): u32 {
-  let count: u32 = 0;
+/** Counts for each block how many entries of block tables name it, in `c.marks`. False when one names no block. */
+function countEntries(c: CoreState): bool {
+  memory.fill(c.marks, 0, (<usize>c.numBlocks) << 2);
   for (let record: u32 = 0; record < c.numSequenceRecords; record++) {
     const sequence = changetype<Sequence>(c.sequences + <usize>record * SEQUENCE_BYTES);
     if (sequence.state == SequenceState.free) continue;
-    for (let index: u32 = 0; index < sequence.numBlocks; index++)
-      if (blockOf(sequence, index) == block) count++;
+    for (let index: u32 = 0; index < sequence.numBlocks; index++) {
+      const block = blockOf(sequence, index);
+      if (block >= c.numBlocks) return false;
+      const mark = c.marks + ((<usize>block) << 2);
+      store<u32>(mark, load<u32>(mark) + 1);
+    }
   }
-  return count;
+  return true;
 }
 
 function checkBlocks(c: CoreState): Rule {
   let held: u32 = 0;
   let registered: u32 = 0;
-  let ownersInAll: u64 = 0;
   for (let index: u32 = 0; index < c.numBlocks; index++) {
     const block = blockAt(c, index);
     if (block.owners > 0) held++;
     if (block.registered) registered++;
-    ownersInAll += <u64>block.owners;
   }
   if (c.numFreeBlocks + c.numCachedBlocks + held != c.numBlocks) return Rule.blocksAddUp;
 
-  let entriesInAll: u64 = 0;
-  for (let record: u32 = 0; record < c.numSequenceRecords; record++) {
-    const sequence = changetype<Sequence>(c.sequences + <usize>record * SEQUENCE_BYTES);
-    if (sequence.state != SequenceState.free) entriesInAll += <u64>sequence.numBlocks;
-  }
-  if (ownersInAll != entriesInAll) return Rule.ownersMatchTables;
-  // Block by block is quadratic, so only for pools of test size; the sums above hold for any.
-  if (c.numBlocks <= 4096) {
-    for (let index: u32 = 0; index < c.numBlocks; index++) {
-      const owners = blockAt(c, index).owners;
-      if (owners > 0 && entriesNaming(c, index) != owners) return Rule.ownersMatchTables;
-    }
+  if (!countEntries(c)) return Rule.ownersMatchTables;
+  for (let index: u32 = 0; index < c.numBlocks; index++) {
+    if (load<u32>(c.marks + ((<usize>index) << 2)) != blockAt(c, index).owners) return Rule.ownersMatchTables;
   }
 
   for (let at: u32 = 0; at < c.numFreeBlocks; at++) {
@@ -84,10 +77,9 @@ function checkBlocks(c: CoreState): Rule {
     if (index >= c.numBlocks) return Rule.freeBlocksAreFree;
     const block = blockAt(c, index);
     if (block.owners != 0 || block.cached || block.registered) return Rule.freeBlocksAreFree;
-    if (c.numBlocks > 4096) continue;
-    for (let other = at + 1; other < c.numFreeBlocks; other++) {
-      if (load<u32>(c.freeBlocks + ((<usize>other) << 2)) == index) return Rule.freeBlocksAreFree;
-    }
+    const mark = c.marks + ((<usize>index) << 2); // 0 until now: nobody owns it
+    if (load<u32>(mark) != 0) return Rule.freeBlocksAreFree;
+    store<u32>(mark, 1);
   }
   return checkCached(c, registered);
 }

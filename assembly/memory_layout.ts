@@ -99,6 +99,7 @@ export function layOut(c: CoreState, heapBytes: u64): u64 {
   c.heapOrders = take(c, c.heapBytes >> 6, 1);
   c.heap = take(c, c.heapBytes, 1);
 
+  c.marks = take(c, blocks, 4); // from here on: no part of a snapshot
   const commandBytes = (8 << 20) + <u64>c.maxModelLen * 8;
   c.commandBoxBytes = <u32>commandBytes;
   c.commandBox = take(c, commandBytes, 1);

@@ -18,6 +18,7 @@ import {
   type EngineOptions,
   resolveEngineOptions,
 } from './engine/options.js';
+import { checkRecordOptions, startRecording } from './engine/recording.js';
 import { checkRequestForm, type PreparedRequest, prepareRequest } from './engine/request.js';
 import { SampleStream } from './engine/stream.js';
 import type {
@@ -34,6 +35,7 @@ import { loadModel } from './model/index.js';
 import { graceFor } from './rank/grace.js';
 import { Rank } from './rank/rank.js';
 import { Tokenizer } from './tokenizer/index.js';
+import type { TraceWriter } from './trace/index.js';
 
 export interface CallOptions {
   /** Ends the call's requests with finishReason 'abort'. */
@@ -77,6 +79,7 @@ interface EngineParts {
   maxN: number;
   dispatcher: Dispatcher;
   rank: Rank;
+  trace: TraceWriter | null;
   logger: EngineLogger | undefined;
 }
 
@@ -98,13 +101,19 @@ export class Engine {
     checkEngineOptions(options);
     const model = loadModel(options.model);
     const { coreConfig, hostOptions, seed } = resolveEngineOptions(options, model);
-    const { logger } = options;
+    const { logger, record } = options;
+    const recording =
+      record === undefined
+        ? null
+        : await startRecording(checkRecordOptions(record), model, (error) => logger?.error(error.message));
     const dispatcher = new Dispatcher(coreConfig.maxNumRequests);
-    const rank = await Rank.start({
+    const starting = Rank.start({
       coreConfig,
       hostModule: hostModule ?? new URL('./host/native_host.js', import.meta.url).href,
       hostOptions,
+      recording: recording?.task ?? null,
       listener: {
+        onTrace: (payload) => recording?.writer.write(payload),
         onOutput: (output, result) => dispatcher.onOutput(output, result),
         onEnd: (error) => {
           if (error !== null) logger?.error(error.message);
@@ -112,6 +121,8 @@ export class Engine {
         },
       },
     });
+    starting.catch(() => recording?.writer.close().catch(() => {}));
+    const rank = await starting;
     dispatcher.attach((command) => rank.send(command));
     const { model: _, numBlocks, ...shape } = hostOptions;
     const { vocabSize } = model.config;
@@ -119,7 +130,15 @@ export class Engine {
     logger?.info(
       `${options.model} is ready: ${info.dtype}, ${numBlocks} KV blocks of ${info.blockSize} tokens`,
     );
-    return new Engine({ info, seed, maxN: coreConfig.maxN, dispatcher, rank, logger });
+    return new Engine({
+      info,
+      seed,
+      maxN: coreConfig.maxN,
+      dispatcher,
+      rank,
+      trace: recording?.writer ?? null,
+      logger,
+    });
   }
 
   private constructor(parts: EngineParts) {
@@ -234,7 +253,10 @@ export class Engine {
     return (await this.#loadTokenizer()).decode(tokenIds);
   }
 
-  /** Ends the worker. Requests that have not ended fail with engine_closed. Always resolves, and may be called again. */
+  /**
+   * Ends the worker. Requests that have not ended fail with engine_closed. May be called again. Resolves, unless the run was to be
+   * recorded and its trace is not whole: record_failed.
+   */
   close(): Promise<void> {
     this.#closing ??= this.#close();
     return this.#closing;
@@ -245,10 +267,11 @@ export class Engine {
   }
 
   async #close(): Promise<void> {
-    const { dispatcher, rank, logger } = this.#parts;
+    const { dispatcher, rank, trace, logger } = this.#parts;
     const error = new KadenzError('engine_closed', 'The engine was closed before the request ended.');
     await graceFor(dispatcher.shutDown(error), SHUT_DOWN_GRACE_MS);
     await rank.stop();
+    await trace?.close();
     logger?.info(`${this.info.model} is closed`);
   }
 

@@ -1,6 +1,7 @@
 // The public names of kadenz. The scheduler alone is the entry kadenz/core.
 
 export type { EngineLogger, EngineOptions } from './engine/options.js';
+export type { RecordOptions } from './engine/recording.js';
 export { deriveSeed } from './engine/seed.js';
 export type {
   FinishReason,

@@ -1,7 +1,7 @@
 // Flags that commands share, and what they mean for the engine.
 
 import { type Command, InvalidArgumentError, Option } from 'commander';
-import type { EngineOptions } from '../index.js';
+import { type EngineOptions, KadenzError, type RecordOptions } from '../index.js';
 import { LOG_LEVELS, type LogLevel } from './progress.js';
 
 export interface EngineFlags {
@@ -17,6 +17,9 @@ export interface EngineFlags {
   longPrefillTokenThreshold?: number;
   prefixCache: boolean;
   threads?: number;
+  record?: string;
+  recordPlans?: boolean;
+  recordCompression?: 'none' | 'zstd';
   output?: string;
   logLevel?: LogLevel;
 }
@@ -69,6 +72,14 @@ export function addEngineFlags(command: Command): Command {
     )
     .option('--no-prefix-cache', 'compute every prompt anew')
     .option('--threads <n>', 'threads to compute with (default: all processors)', numberFlag)
+    .option('--record <file>', 'record the run; kadenz replay and kadenz trace read it')
+    .option('--record-plans', 'with every instruction, so that a replay can name the field that differs')
+    .addOption(
+      new Option('--record-compression <codec>', 'of the recording (default: none)').choices([
+        'none',
+        'zstd',
+      ]),
+    )
     .option('--output <file>', 'write results here instead of to standard output')
     .addOption(
       new Option(
@@ -88,6 +99,7 @@ export function engineOptionsOf(flags: EngineFlags): EngineOptions {
     blockSize: flags.blockSize,
     longPrefillTokenThreshold: flags.longPrefillTokenThreshold,
     numThreads: flags.threads,
+    record: recordOf(flags),
   };
   return {
     model: flags.model,
@@ -96,6 +108,14 @@ export function engineOptionsOf(flags: EngineFlags): EngineOptions {
     enablePrefixCaching: flags.prefixCache,
     ...withoutUndefined(given),
   };
+}
+
+function recordOf(flags: EngineFlags): RecordOptions | undefined {
+  const { record, recordPlans, recordCompression } = flags;
+  if (record !== undefined)
+    return { path: record, ...withoutUndefined({ plans: recordPlans, compression: recordCompression }) };
+  if (recordPlans === undefined && recordCompression === undefined) return undefined;
+  throw new KadenzError('invalid_argument', '--record-plans and --record-compression need --record FILE.');
 }
 
 type Defined<T> = { [K in keyof T]?: Exclude<T[K], undefined> };

@@ -9,6 +9,7 @@ import { availableParallelism, totalmem } from 'node:os';
 import type { CoreConfig } from '../core/index.js';
 import { KadenzError } from '../errors.js';
 import type { LoadedModel, ModelConfig } from '../model/index.js';
+import { checkRecordOptions, type RecordOptions } from './recording.js';
 import { uint64 } from './request.js';
 
 export interface EngineOptions {
@@ -44,6 +45,8 @@ export interface EngineOptions {
   numThreads?: number;
   /** Requests without a seed get theirs from it. Default 0. */
   seed?: number | bigint;
+  /** Record the run to this trace (docs/trace-format.md); replay it with `kadenz replay`. Default: not recorded. */
+  record?: string | RecordOptions;
   /** Is told when the engine starts, ends or dies. pino and console both fit. */
   logger?: EngineLogger;
 }
@@ -83,7 +86,7 @@ const OPTION_NAMES: ReadonlySet<string> = new Set([
     'kvCacheBlocks',
   ],
   ...['kvCacheBytes', 'blockSize', 'enablePrefixCaching', 'longPrefillTokenThreshold', 'maxN', 'maxLogprobs'],
-  ...['numThreads', 'seed', 'logger'],
+  ...['numThreads', 'seed', 'record', 'logger'],
 ]);
 
 const KV_CACHE_BYTES_DEFAULT = 2 * 1024 ** 3;
@@ -102,6 +105,7 @@ export function checkEngineOptions(options: EngineOptions): void {
       'An engine needs a model: the path of a Hugging Face model directory.',
     );
   }
+  if (options.record !== undefined) checkRecordOptions(options.record);
   const { device = 'cpu', dtype = 'auto' } = options;
   if (device !== 'cpu') {
     throw new KadenzError('unsupported_device', `device is '${device}'; this version has 'cpu'.`, {

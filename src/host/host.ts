@@ -5,6 +5,8 @@ export interface HostInfo {
   device: string;
   /** Which kernels run: 'scalar', 'avx2' or 'avx512'. All give the same bits. */
   isa: string;
+  /** Hosts of equal fingerprints give equal bits for equal instructions and weights. */
+  fingerprint: string;
   weightBytes: number;
   kvBytes: number;
   /** Activations and logits, as allocated now. */

@@ -30,7 +30,7 @@ interface Addon {
 interface AddonHost {
   submit(instruction: Uint8Array): void;
   collect(): Uint8Array;
-  info(): Omit<HostInfo, 'device'>;
+  info(): Omit<HostInfo, 'device' | 'fingerprint'>;
   close(): void;
 }
 
@@ -39,6 +39,9 @@ type AddonOptions = Omit<NativeHostOptions, 'model'> & {
   tensors: object[];
   files: string[];
 };
+
+/** Raised by whoever changes the bits that native/cpu gives: traces recorded before then no longer execute to equal tokens. */
+const NUMERICS = 1;
 
 const ADDON_PATH = fileURLToPath(new URL('../../build/native/Release/kadenz.node', import.meta.url));
 
@@ -51,16 +54,18 @@ export function openHost(options: NativeHostOptions): Host {
 
 class NativeHost implements Host {
   readonly #host: AddonHost;
+  readonly #fingerprint: string;
 
   constructor({ model, ...rest }: NativeHostOptions) {
     const { config, files } = model;
     const tensors = model.tensors.map((tensor) => ({ ...tensor, dtype: DTYPE_NAMES[tensor.dtype] }));
+    this.#fingerprint = `cpu x86-64 ${rest.dtype} numerics-${NUMERICS}`;
     const { NativeHost: AddonClass } = loadAddon();
     this.#host = guarded(() => new AddonClass({ ...rest, config, tensors, files }));
   }
 
   get info(): HostInfo {
-    return { device: 'cpu', ...guarded(() => this.#host.info()) };
+    return { device: 'cpu', fingerprint: this.#fingerprint, ...guarded(() => this.#host.info()) };
   }
 
   submit(instruction: Uint8Array): void {

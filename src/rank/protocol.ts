@@ -9,6 +9,7 @@ import type { MessagePort } from 'node:worker_threads';
 import type { CoreConfig } from '../core/index.js';
 import type { KadenzErrorCode, KadenzErrorDetails } from '../errors.js';
 import type { HostInfo } from '../host/host.js';
+import type { TraceHeader } from '../trace/index.js';
 
 /** Words of the shared Int32Array: how many messages were posted so far, and whether the loop is to end. */
 export const SIGNAL_MESSAGES = 0;
@@ -22,6 +23,8 @@ export type MessageFromWorker =
   /** An Output, and the Result that it refers to: null when it answers a command. */
   | { kind: 'output'; output: Uint8Array; result: Uint8Array | null }
   | { kind: 'stats'; id: number; stats: Uint8Array }
+  /** The next payload of the run's trace. */
+  | { kind: 'trace'; payload: Uint8Array }
   | { kind: 'failed'; code: KadenzErrorCode; message: string; details: KadenzErrorDetails; stack: string }
   | { kind: 'ended' };
 
@@ -33,4 +36,12 @@ export interface RankTask {
   /** URL of a module that exports `openHost(options): Host | Promise<Host>`. */
   hostModule: string;
   hostOptions: unknown;
+  /** null: nobody records this run. */
+  recording: RecordingTask | null;
+}
+
+/** What the worker writes into its trace beside what it knows itself. */
+export interface RecordingTask {
+  header: Pick<TraceHeader, 'kadenzVersion' | 'model' | 'modelFingerprint' | 'createdUnixMs'>;
+  plans: boolean;
 }

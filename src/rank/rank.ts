@@ -15,6 +15,7 @@ import {
   type MessageFromWorker,
   type MessageToWorker,
   type RankTask,
+  type RecordingTask,
   SIGNAL_MESSAGES,
   SIGNAL_STOP,
   SIGNAL_WORDS,
@@ -27,6 +28,8 @@ export interface RankOptions {
   /** URL of a module that exports `openHost(options)`; `hostOptions` is structured-cloned to it. */
   hostModule: string;
   hostOptions: unknown;
+  /** Record the run: its trace's payloads come through `onTrace`. */
+  recording?: RecordingTask | null;
   listener: RankListener;
   /** How long a rank that was told to stop may take before its thread is ended by force. Default 10 s. */
   stopGraceMs?: number;
@@ -34,6 +37,7 @@ export interface RankOptions {
 
 export interface RankListener {
   onOutput(output: Uint8Array, result: Uint8Array | null): void;
+  onTrace?(payload: Uint8Array): void;
   onEnd(error: KadenzError | null): void;
 }
 
@@ -88,6 +92,7 @@ export class Rank {
       coreConfig: options.coreConfig,
       hostModule: options.hostModule,
       hostOptions: options.hostOptions,
+      recording: options.recording ?? null,
     };
     this.#pool.on('error', (error: unknown) => this.#fail(error));
     const run: Promise<unknown> = this.#pool.run(task, {
@@ -150,6 +155,8 @@ export class Rank {
   #receive(message: MessageFromWorker): void {
     if (message.kind === 'output') {
       this.#listener.onOutput(message.output, message.result);
+    } else if (message.kind === 'trace') {
+      this.#listener.onTrace?.(message.payload);
     } else if (message.kind === 'stats') {
       this.#statsWaiting.get(message.id)?.resolve(message.stats);
       this.#statsWaiting.delete(message.id);

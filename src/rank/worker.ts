@@ -5,6 +5,7 @@ import { type MessagePort, receiveMessageOnPort } from 'node:worker_threads';
 import { WasmCore } from '../core/index.js';
 import { KadenzError } from '../errors.js';
 import type { Host } from '../host/host.js';
+import { RecordingCore, TraceRecorder } from '../trace/index.js';
 import {
   type MessageFromWorker,
   type MessageToWorker,
@@ -20,22 +21,45 @@ const SPINS_BEFORE_SLEEP = 2_000;
 export default async function runRank(task: RankTask): Promise<void> {
   const { port, signal } = task;
   let host: Host | null = null;
+  let recorder: TraceRecorder | null = null;
   try {
     const { openHost } = (await import(task.hostModule)) as {
       openHost(options: unknown): Host | Promise<Host>;
     };
     host = await openHost(task.hostOptions);
     const core = await WasmCore.create(task.coreConfig);
+    recorder = startRecorder(task, core, host);
     say(port, { kind: 'ready', info: host.info });
-    runStepLoop({ core, host, inbox: new PortInbox(port, signal), outbox: new PortOutbox(port) });
+    runStepLoop({
+      core: recorder === null ? core : new RecordingCore(core, recorder),
+      host,
+      inbox: new PortInbox(port, signal),
+      outbox: new PortOutbox(port),
+    });
+    recorder?.end(core.digest());
     host.close();
     say(port, { kind: 'ended' });
   } catch (error) {
+    recorder?.flush();
     say(port, describeFailure(error));
     host?.close();
   } finally {
     port.close();
   }
+}
+
+/** The trace leaves through the port too: the disk is the main thread's to wait for. */
+function startRecorder({ port, recording }: RankTask, core: WasmCore, host: Host): TraceRecorder | null {
+  if (recording === null) return null;
+  const startedMs = performance.now();
+  const sink = (payload: Uint8Array) => {
+    port.postMessage({ kind: 'trace', payload }, [payload.buffer as ArrayBuffer]);
+  };
+  return new TraceRecorder(sink, core, {
+    header: { ...recording.header, hostFingerprint: host.info.fingerprint },
+    clock: () => Math.floor((performance.now() - startedMs) * 1000),
+    plans: recording.plans,
+  });
 }
 
 class PortInbox implements Inbox {

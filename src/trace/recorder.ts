@@ -63,7 +63,7 @@ export class TraceRecorder {
 
   /** A command that is about to be applied. */
   command(command: Uint8Array): void {
-    this.#flush();
+    this.flush();
     const entry = {
       afterStep: this.#numCommitted,
       timeUs: this.#clock(),
@@ -82,7 +82,7 @@ export class TraceRecorder {
   /** Schedule gave nothing. */
   idle(): void {
     this.#rounds += 1;
-    if (this.#inFlight.length === 0) this.#flush();
+    if (this.#inFlight.length === 0) this.flush();
   }
 
   /** The result of the oldest instruction in flight, about to be committed. One that does not belong to it is not recorded. */
@@ -95,14 +95,19 @@ export class TraceRecorder {
     this.#columns.add({ ...step, committedUs: timeUs, rounds: this.#takeRounds(), result });
     this.#numCommitted += 1n;
     const isOld = timeUs - this.#columns.baseUs >= FLUSH_US;
-    if (isOld || this.#columns.byteLength >= FLUSH_BYTES) this.#flush();
+    if (isOld || this.#columns.byteLength >= FLUSH_BYTES) this.flush();
+  }
+
+  /** Hands on what is gathered, for a run that ends without an end. */
+  flush(): void {
+    if (this.#columns.count > 0) this.#sink(this.#columns.take());
   }
 
   /** Ends the trace. `digest`: of all instructions, those never committed too. */
   end(digest: bigint): void {
     if (this.#isOver) return;
     this.#isOver = true;
-    this.#flush();
+    this.flush();
     this.#sink(endPayload({ timeUs: this.#clock(), numSteps: this.#numCommitted, digest }));
   }
 
@@ -110,10 +115,6 @@ export class TraceRecorder {
     const rounds = this.#rounds;
     this.#rounds = 0;
     return rounds;
-  }
-
-  #flush(): void {
-    if (this.#columns.count > 0) this.#sink(this.#columns.take());
   }
 }
 

@@ -1,7 +1,7 @@
 // Types of fake_host.mjs, which is plain JavaScript because a worker loads it as its host.
 export declare class FakeHost {
   constructor(vocabSize: number);
-  readonly info: { name: string };
+  readonly info: { name: string; fingerprint: string };
   closed: boolean;
   submit(bytes: Uint8Array): void;
   collect(): Uint8Array;

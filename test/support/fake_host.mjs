@@ -28,7 +28,7 @@ export class FakeHost {
   #vocabSize;
   #slots = new Map();
   #queue = [];
-  info = { name: 'fake' };
+  info = { name: 'fake', fingerprint: 'fake' };
   closed = false;
 
   constructor(vocabSize) {
