@@ -185,7 +185,9 @@ function isSimple(result: wire.Result): boolean {
 }
 
 function isZero(words: Uint32Array | null): boolean {
-  return words === null || words.every((word) => word === 0);
+  if (words === null) return true;
+  for (let i = 0; i < words.length; i += 1) if (words[i] !== 0) return false; // a callback each would be half of the recorder's time
+  return true;
 }
 
 function appendWords(column: Column, words: Int32Array | Float32Array | null): void {

@@ -1,0 +1,1 @@
+export declare function nodeVersions(): { version: string; path: string }[];
