@@ -2,6 +2,7 @@
 
 export type { EngineLogger, EngineOptions } from './engine/options.js';
 export type { RecordOptions } from './engine/recording.js';
+export { type ExecutionOptions, replayExecution } from './engine/replay_execution.js';
 export { deriveSeed } from './engine/seed.js';
 export type {
   FinishReason,
@@ -19,3 +20,4 @@ export type { CallOptions, EngineInfo, EngineStats, ScoreOptions } from './engin
 export { Engine } from './engine.js';
 export { ERROR_CODES, KadenzError, type KadenzErrorCode, type KadenzErrorDetails } from './errors.js';
 export type { ChatMessage } from './tokenizer/index.js';
+export type { Difference, ReplayReport } from './trace/index.js';

@@ -5,7 +5,10 @@ import { readFileSync } from 'node:fs';
 import { Command } from 'commander';
 import { KadenzError } from '../index.js';
 import { addGenerateCommand } from './generate.js';
+import { addReplayCommand } from './replay.js';
 import { addScoreCommand } from './score.js';
+import { addSimulateCommand } from './simulate.js';
+import { addTraceCommand } from './trace.js';
 
 const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as {
   version: string;
@@ -23,6 +26,9 @@ const finish = (exitCode: number) => {
 };
 addGenerateCommand(program, finish);
 addScoreCommand(program, finish);
+addReplayCommand(program, finish);
+addTraceCommand(program, finish);
+addSimulateCommand(program, finish);
 
 try {
   await program.parseAsync();

@@ -65,7 +65,9 @@ function wordsOf(command: wire.Command, requests: readonly AskedRequest[]): stri
       return `add ${counted(requests.length, 'request')}`;
     case CommandPayload.AbortRequests: {
       const abort: wire.AbortRequests = command.payload(new wire.AbortRequests());
-      const ids = Array.from({ length: Math.min(abort.requestIdsLength(), 5) }, (_, i) => abort.requestIds(i));
+      const ids = Array.from({ length: Math.min(abort.requestIdsLength(), 5) }, (_, i) =>
+        abort.requestIds(i),
+      );
       const more = abort.requestIdsLength() > ids.length ? ', ...' : '';
       return abort.all() ? 'abort all requests' : `abort requests ${ids.join(', ')}${more}`;
     }

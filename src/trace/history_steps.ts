@@ -62,8 +62,8 @@ export class StepTable {
   }
 
   /** One entry per step; a view, valid until the next `add`. */
-  column(name: StepColumn): Float64Array | Uint32Array {
-    return this.#columns.get(name)!.subarray(0, this.#count);
+  column(name: (typeof NARROW)[number]): Uint32Array {
+    return this.#columns.get(name)!.subarray(0, this.#count) as Uint32Array;
   }
 
   /** @param step from 1 */

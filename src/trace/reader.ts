@@ -80,7 +80,10 @@ export class TraceReader {
     this.#zstd = zstd;
     this.#file = openFile(path);
     try {
-      this.#fileBytes = fstatSync(this.#file).size;
+      const file = fstatSync(this.#file);
+      if (!file.isFile())
+        throw new KadenzError('trace_unsupported', `${path} is no file; give a trace of Kadenz.`, { path });
+      this.#fileBytes = file.size;
       requireVersion(path, versionOf(this.#read(0, PREAMBLE_BYTES)));
       const frame = this.#frameAt(PREAMBLE_BYTES, 0);
       if ('kind' in frame) throw new KadenzError('trace_corrupt', `${path}: ${frame.sentence}`, { ...frame });
@@ -101,6 +104,7 @@ export class TraceReader {
   *events(): Generator<TraceEvent, void> {
     this.#problem = null;
     let at = this.#firstEvent;
+    let nextStep = 1;
     for (let number = 1; ; number += 1) {
       const frame = this.#frameAt(at, number);
       if ('kind' in frame) {
@@ -110,9 +114,20 @@ export class TraceReader {
       const { payload } = frame;
       const table = wire.TraceFrame.getRootAsTraceFrame(messageBuffer(payload));
       if (table.bodyType() === wire.TraceBody.TraceSteps) {
-        yield* readSteps(table.body(new wire.TraceSteps()));
+        const steps: wire.TraceSteps = table.body(new wire.TraceSteps());
+        if (Number(steps.firstStep()) !== nextStep) {
+          this.#problem = outOfPlace(at, number, `begins with step ${steps.firstStep()}`, nextStep);
+          return;
+        }
+        nextStep += steps.stepsLength();
+        yield* readSteps(steps);
       } else if (table.bodyType() === wire.TraceBody.TraceCommand) {
-        yield readCommand(table.body(new wire.TraceCommand()));
+        const command: wire.TraceCommand = table.body(new wire.TraceCommand());
+        if (Number(command.afterStep()) !== nextStep - 1) {
+          this.#problem = outOfPlace(at, number, `was applied after step ${command.afterStep()}`, nextStep);
+          return;
+        }
+        yield readCommand(command);
       } else if (table.bodyType() === wire.TraceBody.TraceEnd) {
         yield readEnd(table.body(new wire.TraceEnd()));
         return;
@@ -151,6 +166,7 @@ export class TraceReader {
       };
     };
     const head = this.#read(offset, FRAME_HEAD_BYTES);
+    if (head.byteLength === 0 && frame === 0) return cut('the trace ends before its header.');
     if (head.byteLength === 0)
       return cut(`the trace ends after frame ${frame - 1}, without an end: its run was killed, or goes on.`);
     if (head.byteLength < FRAME_HEAD_BYTES)
@@ -196,6 +212,12 @@ function openFile(path: string): number {
       cause,
     });
   }
+}
+
+/** A frame is whole, but others are missing before it, or stand twice. */
+function outOfPlace(offset: number, frame: number, what: string, nextStep: number): TraceProblem {
+  const sentence = `frame ${frame} at byte ${offset} is out of place: it ${what}, and step ${nextStep} comes next.`;
+  return { kind: 'corrupt', offset, frame, sentence };
 }
 
 function requireVersion(path: string, version: number | null): void {

@@ -16,6 +16,10 @@ import { StepColumns } from './step_columns.js';
 
 const FLUSH_BYTES = 64 * 1024;
 const FLUSH_US = 100_000;
+/** What a step's times hold beside the frame's base: over an hour. A step that was planned longer ago is said to be that old. */
+const MAX_OFFSET_US = 0xffff_ffff;
+/** What a step's field holds. Rounds that change nothing are the only ones that can be so many. */
+const MAX_ROUNDS = 0xffff;
 
 export interface RecorderOptions {
   /** Everything of the header that the core does not know itself. */
@@ -81,7 +85,7 @@ export class TraceRecorder {
 
   /** Schedule gave nothing. */
   idle(): void {
-    this.#rounds += 1;
+    if (this.#rounds < MAX_ROUNDS) this.#rounds += 1;
     if (this.#inFlight.length === 0) this.flush();
   }
 
@@ -90,8 +94,9 @@ export class TraceRecorder {
     const step = this.#inFlight.shift();
     if (step === undefined) return;
     const timeUs = this.#clock();
+    if (timeUs - this.#columns.baseUs > MAX_OFFSET_US) this.flush();
     if (this.#columns.count === 0)
-      this.#columns.begin(this.#numCommitted + 1n, Math.min(step.plannedUs, timeUs));
+      this.#columns.begin(this.#numCommitted + 1n, Math.max(step.plannedUs, timeUs - MAX_OFFSET_US));
     this.#columns.add({ ...step, committedUs: timeUs, rounds: this.#takeRounds(), result });
     this.#numCommitted += 1n;
     const isOld = timeUs - this.#columns.baseUs >= FLUSH_US;

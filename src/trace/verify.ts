@@ -2,10 +2,10 @@
 // must lie inside the message, aligned, and counts must agree. The rules are those of the FlatBuffers binary format; what lies inside a
 // payload as a message of its own (a Command, a Result) is verified by the core when it takes it.
 
-import { TraceBody } from '../generated/index.js';
+import { CommandPayload, TraceBody } from '../generated/index.js';
 
 /** One message. Every check throws a Damage on the first thing that is wrong. */
-class Message {
+export class Message {
   readonly #view: DataView;
   readonly #bytes: Uint8Array;
 
@@ -61,7 +61,7 @@ interface Place {
   tableBytes: number;
 }
 
-class Table {
+export class Table {
   readonly #message: Message;
   readonly #place: Place;
 
@@ -124,7 +124,7 @@ class Table {
 
 export class Damage extends Error {}
 
-function require(holds: boolean, what: string): asserts holds {
+export function require(holds: boolean, what: string): asserts holds {
   if (!holds) throw new Damage(what);
 }
 
@@ -165,6 +165,7 @@ function verifyConfigure(bytes: Uint8Array): void {
     [0, 8],
     [1, 1],
   ]);
+  require(command.u8(1) === CommandPayload.Configure, 'the configuration is a command of another kind');
   const configure = command.table(2);
   configure.scalars([0, 1, 2, 3, 4, 5, 6, 7].map((field) => [field, 4] as const));
   configure.scalars([
@@ -201,6 +202,10 @@ function verifySteps(body: Table): void {
   require(samples === tokens, 'steps and token ids differ in number');
   const resultSteps = body.vector(5, 4, 4);
   verifyAscending(message, resultSteps, steps.count - 1, 1);
+  for (let i = 0; i < (resultSteps?.count ?? 0); i += 1) {
+    const at = steps.at + 24 * message.u32(resultSteps!.at + 4 * i);
+    require(message.u32(at + 16) === 0, 'a step has both a whole result and samples of its own');
+  }
   verifyEnds(message, {
     ends: body.vector(6, 4, 4),
     bytes: body.vector(7, 1, 8),
