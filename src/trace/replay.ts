@@ -147,8 +147,6 @@ class ReplayRun {
   }
 
   #takeCommand(event: CommandEvent): Finding | null {
-    const step = this.#numSteps;
-    if (event.afterStep !== step) return finding(step, 'command.after_step', event.afterStep, step);
     this.#replay.apply(event);
     this.#numCommands += 1;
     return null;
@@ -156,7 +154,6 @@ class ReplayRun {
 
   #takeStep(event: StepEvent): Finding | null {
     const step = this.#numSteps + 1;
-    if (event.step !== step) return finding(step, 'step', event.step, step);
     const planned = this.#replay.oldest;
     if (planned === null)
       return finding(step, 'plan', 'an instruction', 'nothing: the core had none to give');

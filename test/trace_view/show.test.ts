@@ -67,6 +67,18 @@ describe('the summary of a run', () => {
     ]);
   });
 
+  it('does not count the time until an engine is closed', async () => {
+    const idle = await RecordedRun.create('idle.kdz', { maxStepsInFlight: 1 });
+    idle.wait(700);
+    idle.apply({ type: 'addRequests', requests: [{ id: 1, promptTokenIds: promptOf(30, 1), maxTokens: 2 }] });
+    idle.run();
+    idle.wait(60_000_000);
+    idle.apply({ type: 'shutdown' });
+    idle.run();
+    const summary = summaryOf(await readHistory(await idle.end()));
+    expect(summary).toMatchObject({ steps: 3, controlSteps: 1, wallUs: 2 * STEP_US + 31 * ROW_US });
+  });
+
   it('takes for the tail what comes after nine tenths of the samples have ended', async () => {
     const tail = await RecordedRun.create('tail.kdz', { maxStepsInFlight: 1, maxNumSeqs: 10 });
     const request = (id: number, maxTokens: number) => {
@@ -92,7 +104,7 @@ describe('kadenz trace show', () => {
     const text = await show(run.path);
     expect(text).toMatchObject({ exitCode: 0, stderr: '' });
     expect(text.stdout).toContain('recorded  2026-11-01 12:30:00 UTC by Kadenz 0.1.0');
-    expect(text.stdout).toContain('requests   7, of 18 samples: 1 stop, 10 length, 5 abort, 2 refused');
+    expect(text.stdout).toContain('requests   7 with 18 samples: 1 stop, 10 length, 5 abort, 2 refused');
     expect(text.stdout).toContain('Batch size, in sequences (peak');
     expect(text.stdout).toContain('█');
     const { lines } = await show(run.path, '--json');

@@ -11,7 +11,7 @@ import { reportOptions } from './report_options.js';
 import { longestRequests } from './report_requests.js';
 import { REPORT_STYLE } from './report_style.js';
 import { endsText } from './show_summary.js';
-import { type Summary, summaryOf } from './summary.js';
+import { runSpan, type Summary, summaryOf } from './summary.js';
 import { counted, grouped, percent, time } from './text.js';
 
 const POLICY =
@@ -43,7 +43,9 @@ const FIGURES = [
 
 export async function reportPage(history: History): Promise<string> {
   const summary = summaryOf(history);
-  const data = reportData(history, spanOf(history));
+  const { firstUs, lastUs } = runSpan(history);
+  // An empty run has an axis too.
+  const data = reportData(history, { startUs: firstUs, endUs: Math.max(firstUs + 1, lastUs) });
   const name = basename(history.path);
   return [
     '<!doctype html>',
@@ -73,15 +75,6 @@ export async function reportPage(history: History): Promise<string> {
     '</html>',
     '',
   ].join('\n');
-}
-
-function spanOf({ steps, requests, end }: History): { startUs: number; endUs: number } {
-  const beginnings = [requests[0]?.arrivalUs, steps.count > 0 ? steps.beginUs(1) : undefined];
-  const known = beginnings.filter((us) => us !== undefined);
-  const startUs = known.length > 0 ? Math.min(...known) : 0;
-  const lastUs = steps.count > 0 ? steps.committedUs(steps.count) : end.timeUs;
-  const lastArrivalUs = requests.at(-1)?.arrivalUs ?? startUs;
-  return { startUs, endUs: Math.max(startUs + 1, lastUs, lastArrivalUs) };
 }
 
 async function echartsText(): Promise<string> {

@@ -206,7 +206,7 @@ export function stepText(step: StepDescription): string {
     'Shares (fan-out)',
     step.shares.map((entry) => [
       name(entry),
-      `slot ${entry.slot}, opened here; blocks ${ranges(entry.blocks)} of sample ${entry.with.sample}`,
+      `slot ${entry.slot}, opened here; ${blocksText(entry.blocks)} of sample ${entry.with.sample}`,
     ]),
   );
   section(
@@ -235,9 +235,8 @@ function computeText(entry: StepDescription['computes'][number]): string {
   const what = `${prefill ? 'prefill' : 'decode'} of position${rows === 1 ? '' : 's'} ${range(start, start + rows - 1)}`;
   const parts = [`slot ${slot}${opened ? ', opened here' : ''}`, what];
   if (gathered) parts.push('its input is sampled in the step before');
-  if (cachedBlocks.length > 0)
-    parts.push(`block${cachedBlocks.length === 1 ? '' : 's'} ${ranges(cachedBlocks)} from the prefix cache`);
-  if (newBlocks.length > 0) parts.push(`new block${newBlocks.length === 1 ? '' : 's'} ${ranges(newBlocks)}`);
+  if (cachedBlocks.length > 0) parts.push(`${blocksText(cachedBlocks)} from the prefix cache`);
+  if (newBlocks.length > 0) parts.push(`new ${blocksText(newBlocks)}`);
   return parts.join('; ');
 }
 
@@ -246,4 +245,8 @@ function sampledText({ token, tokenId, logprob, code, dropped }: StepDescription
   const likely = logprob === null ? '' : `, log-prob ${Number(logprob.toPrecision(7))}`;
   const late = dropped ? '; dropped, the sample had ended' : '';
   return `token ${token} of its output is ${tokenId}${likely}${late}`;
+}
+
+function blocksText(blocks: readonly number[]): string {
+  return `block${blocks.length === 1 ? '' : 's'} ${ranges(blocks)}`;
 }

@@ -13,7 +13,7 @@ export function summaryText(summary: Summary): string {
       summary.sequencesHistogram,
     ),
     ...histogramLines(
-      `KV blocks held, of ${grouped(summary.numBlocks)} (peak ${grouped(summary.peakHeldBlocks)}), by share of the time in steps`,
+      `KV blocks held (peak ${grouped(summary.peakHeldBlocks)} of ${grouped(summary.numBlocks)}), by share of the time in steps`,
       summary.heldBlocksHistogram,
     ),
     '',
@@ -54,7 +54,7 @@ function numberRows(summary: Summary): [string, string][] {
   return [
     [
       'requests',
-      `${grouped(summary.requests)}, of ${counted(summary.samples, 'sample')}${ends === '' ? '' : `: ${ends}`}`,
+      `${grouped(summary.requests)} with ${counted(summary.samples, 'sample')}${ends === '' ? '' : `: ${ends}`}`,
     ],
     [
       'tokens',

@@ -62,6 +62,7 @@ export function summaryOf(history: History): Summary {
   const { samples, ends, endTimes } = endsOf(history);
   const sequences = steps.column('sequences');
   const held = steps.column('heldBlocks');
+  const peakHeldBlocks = held.reduce((most, value) => Math.max(most, value), 0);
   const peakSequences = sequences.reduce((most, value) => Math.max(most, value), 0);
   const weighted = sequences.reduce((sum, value, i) => sum + value * times.weights[i]!, 0);
   const belowHalf = times.weights.reduce(
@@ -101,30 +102,38 @@ export function summaryOf(history: History): Summary {
     tailAfter90Share: share(tailUs(endTimes), times.lastUs - times.firstUs),
     belowHalfPeakShare: share(belowHalf, times.busyUs),
     numBlocks: config.numBlocks,
-    peakHeldBlocks: held.reduce((most, value) => Math.max(most, value), 0),
+    peakHeldBlocks,
     sequencesHistogram: histogram(sequences, times.weights, Math.max(peakSequences, 1), 1),
-    heldBlocksHistogram: histogram(held, times.weights, config.numBlocks, 0),
+    heldBlocksHistogram: histogram(held, times.weights, Math.max(peakHeldBlocks, 1), 0),
   };
 }
 
-/** The run's span, and how long each step took; 0 for control instructions. */
-function timesOf({ steps, requests, commands }: History) {
+/** How long each step took; 0 for control instructions. */
+function timesOf(history: History) {
+  const { steps } = history;
   const work = steps.column('work');
   const weights = Array.from(work, (kind, i) =>
     kind === 0 ? Math.max(0, steps.committedUs(i + 1) - steps.beginUs(i + 1)) : 0,
   );
-  const busyUs = weights.reduce((sum, weight) => sum + weight, 0);
-  const beginnings = [requests[0]?.arrivalUs, steps.count > 0 ? steps.beginUs(1) : undefined];
-  const known = beginnings.filter((us) => us !== undefined);
-  const firstUs = known.length > 0 ? Math.min(...known) : (commands[0]?.timeUs ?? 0);
-  return { weights, busyUs, firstUs, lastUs: lastEventUs({ steps, commands }, firstUs) };
+  return { weights, busyUs: weights.reduce((sum, weight) => sum + weight, 0), ...runSpan(history) };
 }
 
-/** An engine that is closed long after its work was done did not work all that time: the end frame does not count. */
-function lastEventUs({ steps, commands }: Pick<History, 'steps' | 'commands'>, firstUs: number): number {
-  const lastStepUs = steps.count > 0 ? steps.committedUs(steps.count) : firstUs;
-  const additions = commands.filter(({ type }) => type === 'AddRequests');
-  return Math.max(firstUs, lastStepUs, additions.at(-1)?.timeUs ?? 0);
+/**
+ * From the first request, or what is computed before it, to the last thing that happens to one. An engine that is closed long after its
+ * work was done has not worked all that time.
+ */
+export function runSpan({ steps, requests }: History): { firstUs: number; lastUs: number } {
+  const work = steps.column('work');
+  const [first, last] = [work.indexOf(0) + 1, work.lastIndexOf(0) + 1];
+  let firstUs = requests[0]?.arrivalUs ?? Number.POSITIVE_INFINITY;
+  if (first > 0) firstUs = Math.min(firstUs, steps.beginUs(first));
+  if (firstUs === Number.POSITIVE_INFINITY) return { firstUs: 0, lastUs: 0 };
+  let lastUs = last > 0 ? steps.committedUs(last) : firstUs;
+  for (const { arrivalUs, samples, neverStarted } of requests) {
+    lastUs = Math.max(lastUs, arrivalUs);
+    for (const { end } of [...samples, ...neverStarted]) lastUs = Math.max(lastUs, end?.timeUs ?? 0);
+  }
+  return { firstUs, lastUs };
 }
 
 const END_NAMES = ['stop', 'length', 'abort', 'error', 'refused', 'unfinished'];
