@@ -2,8 +2,9 @@
 //
 //   node bench/simulate.mjs [runs] [steps] [workers]      default: 400 runs of 500 steps, a thread for each processor
 //
-// The target is 10,000 runs of 500 steps in 10 minutes on 2 cores. CPU time is what the machine's other work does not change, so the
-// figure that the target is held against is CPU time of all threads, spread over 2 cores. Writes bench/results/simulate-<date>.json.
+// The target is 10,000 runs of 500 steps in 10 minutes on 2 cores. CPU time is what the machine's other work does not
+// change, so the figure that the target is held against is CPU time of all threads, spread over 2 cores. Writes
+// bench/results/simulate-<date>.json.
 import { execFileSync } from 'node:child_process';
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { availableParallelism, cpus, loadavg, totalmem } from 'node:os';

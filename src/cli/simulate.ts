@@ -1,4 +1,5 @@
-// kadenz simulate: many runs of the real core against a simulated host, with faults; or, with --plan, how long a rollout will take.
+// kadenz simulate: many runs of the real core against a simulated host, with faults; or, with --plan, how long a
+// rollout will take.
 
 import { execFileSync } from 'node:child_process';
 import { mkdirSync, readFileSync } from 'node:fs';
@@ -183,7 +184,7 @@ async function tellFailure(
   }
   process.stdout.write(
     [
-      `seed ${told.seed} fails at step ${step} (run ${run} of this session)`,
+      `seed ${told.seed} fails after step ${step} (run ${run} of this session)`,
       `${checker}: ${sentence}`,
       '',
       `commit  ${told.commit}`,

@@ -9,6 +9,7 @@ import { type History, readHistory } from '../trace/index.js';
 import {
   describeStep,
   perfettoJson,
+  plain,
   reportPage,
   requestsOf,
   requestText,
@@ -84,7 +85,7 @@ async function show(trace: string, { step, request, json }: ShowFlags): Promise<
   const history = await readHistory(trace, step === undefined ? {} : { step });
   const texts = textsOf(history, { step, request, json });
   const output = await openOutput(undefined);
-  for (const text of texts) await output.writeLine(text.replace(/\n$/, ''));
+  for (const text of texts) await output.writeLine(plain(text).replace(/\n$/, ''));
   await output.close();
   // The summary says itself how the trace ends.
   const isSaid = step === undefined && request === undefined && !json;

@@ -1,4 +1,5 @@
-// What a client knows of its request: what it asked for, what was delivered, what has ended. The checkers hold the core to it.
+// What a client knows of its request: what it asked for, what was delivered, what has ended. The checkers hold the
+// core to it.
 
 import type { RequestObject } from '../core/index.js';
 import type { OracleRequest } from './simulated_host.js';

@@ -1,5 +1,5 @@
-// Chat: conversations arrive by a Poisson process with the lengths of Azure's 2023 trace. A turn's prompt is the conversation so far,
-// so that the prefix cache has something to find.
+// Chat: conversations arrive by a Poisson process with the lengths of Azure's 2023 trace. A turn's prompt is the
+// conversation so far, so that the prefix cache has something to find.
 
 import type { Account, RequestDraft } from './account.js';
 import { AZURE_CHAT_2023, drawLength, scaleLength } from './quantiles.js';
@@ -62,7 +62,10 @@ export function chatWorkload(site: Site): Workload {
   };
 }
 
-/** The gap to a Poisson process's next arrival: -ln(u) by u's power of two and a straight line between, which no machine rounds otherwise. */
+/**
+ * The gap to a Poisson process's next arrival: -ln(u) by u's power of two and a straight line between, which no
+ * machine rounds otherwise.
+ */
 function exponentialUs({ random }: Site, meanUs: number): number {
   let halvings = 0;
   while (halvings < 20 && random.below(2) === 0) halvings += 1;

@@ -1,7 +1,9 @@
-// Every call on the core, with everything that is checked around it: commands, scheduling rounds, results good and bad.
+// Every call on the core, with everything that is checked around it: commands, scheduling rounds, results good and
+// bad.
 //
-// Whoever runs a simulation says what happens and when; here it is made to happen, and the first thing that does not hold throws a
-// CheckFailed. After each call the core's own books are walked (checkIntegrity) and held against the clients'.
+// Whoever runs a simulation says what happens and when; here it is made to happen, and the first thing that does not
+// hold throws a CheckFailed. After each call the core's own books are walked (checkIntegrity) and held against the
+// clients'.
 
 import * as flatbuffers from 'flatbuffers';
 import {

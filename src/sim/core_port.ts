@@ -1,5 +1,6 @@
-// The core that a simulation drives: one, or for a while two. After a snapshot a fresh core is restored from it and made to answer every
-// call beside the first, byte for byte; then the first is given up and the fresh one goes on alone.
+// The core that a simulation drives: one, or for a while two. After a snapshot a fresh core is restored from it and
+// made to answer every call beside the first, byte for byte; then the first is given up and the fresh one goes on
+// alone.
 
 import type { WasmCore } from '../core/index.js';
 import { fail } from './failure.js';

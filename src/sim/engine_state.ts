@@ -1,5 +1,5 @@
-// What the trainer has done to the engine, as far as commands and acknowledgements tell: pauses, adapters, control commands under way.
-// From it follows which refusals are right.
+// What the trainer has done to the engine, as far as commands and acknowledgements tell: pauses, adapters, control
+// commands under way. From it follows which refusals are right.
 
 import type { CommandBody, ResolvedCoreConfig } from '../core/index.js';
 import { ErrorCode } from '../generated/index.js';
@@ -88,7 +88,10 @@ export class EngineState {
     this.#controls.shift();
   }
 
-  /** One failed, and with it all that were accepted on its success; a shutdown at their end stands. Gives the requests that it ends. */
+  /**
+   * One failed, and with it all that were accepted on its success; a shutdown at their end stands. Gives the requests
+   * that it ends.
+   */
   failed(): Account[] {
     const last = this.#controls.at(-1);
     const keepsLast = this.#controls.length > 1 && last?.type === 'shutdown';
@@ -111,7 +114,10 @@ export class EngineState {
       fail('books', `The core says paused ${isPaused}; by the commands it is ${this.#pause}.`);
   }
 
-  /** The code with which the core must refuse a request, `none`: it must accept it. `own`: what is wrong with the request itself. */
+  /**
+   * The code with which the core must refuse a request, `none`: it must accept it. `own`: what is wrong with the
+   * request itself.
+   */
   verdictOn(account: Account, own: ErrorCode, flags: EngineFlags): ErrorCode {
     if (flags.isShutDown) return ErrorCode.shut_down;
     const isPaused = this.#pause !== 'none';

@@ -1,4 +1,5 @@
-// A workload from a JSONL file: what arrives when. Lengths are scaled down together when the longest does not fit the run's model length.
+// A workload from a JSONL file: what arrives when. Lengths are scaled down together when the longest does not fit the
+// run's model length.
 //
 //   {"arrival_s": 0.25, "prompt_tokens": 900, "output_tokens": 120, "n": 4, "priority": 0, "prefix_group": "system-a"}
 

@@ -1,7 +1,8 @@
-// The simulated device's KV: one 32-bit hash per position of each block, and beside them their sum per block, kept up to date with every
-// write, so that reading a whole block costs one word.
+// The simulated device's KV: one 32-bit hash per position of each block, and beside them their sum per block, kept up
+// to date with every write, so that reading a whole block costs one word.
 //
-// What was never written, was released or comes from a failed step is poison: a value that no position of any sequence has.
+// What was never written, was released or comes from a failed step is poison: a value that no position of any
+// sequence has.
 
 import { mix } from './oracle.js';
 

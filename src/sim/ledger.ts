@@ -1,4 +1,5 @@
-// The clients' books: every request that was ever sent, which of them live, and what has come of them. All checkers look things up here.
+// The clients' books: every request that was ever sent, which of them live, and what has come of them. All checkers
+// look things up here.
 
 import { type Account, SampleState } from './account.js';
 import { mix } from './oracle.js';
@@ -57,7 +58,10 @@ export class Ledger {
     this.#onEnd(account);
   }
 
-  /** Everything that runs has been preempted: what has been sampled waits with its tokens, a prompt's leader counts as not started. */
+  /**
+   * Everything that runs has been preempted: what has been sampled waits with its tokens, a prompt's leader counts as
+   * not started.
+   */
   preemptAll(): void {
     for (const account of this.live.values()) {
       for (const [index, sample] of account.samples.entries()) {

@@ -1,9 +1,11 @@
-// The oracle in place of a model: a token is a hash of the request's seed, the sample, the position and every token before it.
+// The oracle in place of a model: a token is a hash of the request's seed, the sample, the position and every token
+// before it.
 //
-// It is computed twice. The simulated host reads it off its KV blocks, and knows no more than a kernel does; the checkers compute it from
-// the request and from what was delivered. The KV of a position is a hash of the KV before it, the token and the weights that computed it;
-// a sample also folds in the sum over every full block below. So a mix-up of block, position, row, order, weights or adapter,
-// and a block that was overwritten while it was in use, gives another token, or at least another log-prob.
+// It is computed twice. The simulated host reads it off its KV blocks, and knows no more than a kernel does; the
+// checkers compute it from the request and from what was delivered. The KV of a position is a hash of the KV before
+// it, the token and the weights that computed it; a sample also folds in the sum over every full block below. So a
+// mix-up of block, position, row, order, weights or adapter, and a block that was overwritten while it was in use,
+// gives another token, or at least another log-prob.
 
 /** One 32-bit step of a hash. */
 export function mix(hash: number, value: number): number {
@@ -12,7 +14,10 @@ export function mix(hash: number, value: number): number {
   return mixed ^ (mixed >>> 13);
 }
 
-/** What the KV of position 0 follows. `generation` counts the loads of adapters under this number: another load is another adapter. */
+/**
+ * What the KV of position 0 follows. `generation` counts the loads of adapters under this number: another load is
+ * another adapter.
+ */
 export function rootOf(adapter: number, generation: number, cacheSalt: number): number {
   return mix(mix(mix(0x6b61646e, adapter), generation), cacheSalt);
 }

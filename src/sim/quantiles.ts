@@ -1,4 +1,5 @@
-// Lengths by their published quantiles: a straight line from one quantile to the next. Whole numbers, + - * /, the same on every machine.
+// Lengths by their published quantiles: a straight line from one quantile to the next. Whole numbers, + - * /, the
+// same on every machine.
 
 import type { Random } from './random.js';
 
@@ -42,7 +43,8 @@ export const MOONCAKE = {
 } as const satisfies Record<'prompt' | 'output', Quantiles>;
 
 /**
- * A log-normal with sigma 1 around 1,000 tokens, by its quantiles (1000 x e^z at the normal's z), cut off at 16,000: the tail that rollouts have.
+ * A log-normal with sigma 1 around 1,000 tokens, by its quantiles (1000 x e^z at the normal's z), cut off at 16,000: the tail
+ * that rollouts have.
  */
 export const ROLLOUT: Quantiles = [
   [0, 50],

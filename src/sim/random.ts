@@ -1,7 +1,7 @@
 // Where everything random in a simulation comes from: the run's seed, and nothing else.
 //
-// A run has a stream of its own for each of its parts, so that drawing one more fault does not move every arrival behind it. Draws
-// are whole numbers from 32 random bits, by + * and floor on doubles: the same on every machine.
+// A run has a stream of its own for each of its parts, so that drawing one more fault does not move every arrival
+// behind it. Draws are whole numbers from 32 random bits, by + * and floor on doubles: the same on every machine.
 
 import { xoroshiro128plus } from 'pure-rand/generator/xoroshiro128plus';
 
@@ -16,7 +16,10 @@ function scramble(state: bigint): bigint {
   return second ^ (second >> 31n);
 }
 
-/** The seed of run number `index` of a session. The first run's is the session's own, so that a printed seed reproduces its run alone. */
+/**
+ * The seed of run number `index` of a session. The first run's is the session's own, so that a printed seed
+ * reproduces its run alone.
+ */
 export function runSeed(sessionSeed: bigint, index: number): bigint {
   if (index === 0) return BigInt.asUintN(64, sessionSeed);
   return scramble(BigInt.asUintN(64, sessionSeed + BigInt(index) * INCREMENT));

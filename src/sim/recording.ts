@@ -1,5 +1,6 @@
-// A run's trace, kept in memory: for a failure that is reproduced, and for traces that are cut as a killed process would leave them. The
-// clock is the run's virtual one, and it was created at no time, so that the same seed gives the same bytes.
+// A run's trace, kept in memory: for a failure that is reproduced, and for traces that are cut as a killed process
+// would leave them. The clock is the run's virtual one, and it was created at no time, so that the same seed gives
+// the same bytes.
 
 import { writeFile } from 'node:fs/promises';
 import * as flatbuffers from 'flatbuffers';

@@ -1,5 +1,5 @@
-// RL rollouts: a batch of prompts with 8 to 16 samples each arrives at once; lengths are log-normal with a cap, so that a few samples
-// make the tail. When the batch is done the trainer updates the weights, and the next one comes.
+// RL rollouts: a batch of prompts with 8 to 16 samples each arrives at once; lengths are log-normal with a cap, so
+// that a few samples make the tail. When the batch is done the trainer updates the weights, and the next one comes.
 
 import type { RequestDraft } from './account.js';
 import { drawLength, ROLLOUT, scaleLength } from './quantiles.js';

@@ -1,5 +1,5 @@
-// One run as a task: simulate, and say what it saw or what did not hold. A run that fails is reproduced with its trace recorded; a
-// run costs nothing for recording otherwise, but for the few that cut a trace.
+// One run as a task: simulate, and say what it saw or what did not hold. A run that fails is reproduced with its
+// trace recorded; a run costs nothing for recording otherwise, but for the few that cut a trace.
 
 import { checkCutTrace } from './checkers/cut_trace.js';
 import { type CheckerName, CheckFailed } from './failure.js';

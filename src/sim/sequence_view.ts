@@ -1,8 +1,10 @@
-// What the checkers expect to stand in the KV of one sequence, from when its slot was opened to when it is preempted or ends.
+// What the checkers expect to stand in the KV of one sequence, from when its slot was opened to when it is preempted
+// or ends.
 //
-// It is computed from the tokens that the client knows and from the weights that the host had loaded, never from what the host wrote.
-// Positions that the prefix cache spared must have been computed by the present weights and by the present load of the adapter: both
-// forget the cache. Positions that the sequence computed itself have the weights of their step.
+// It is computed from the tokens that the client knows and from the weights that the host had loaded, never from what
+// the host wrote. Positions that the prefix cache spared must have been computed by the present weights and by the
+// present load of the adapter: both forget the cache. Positions that the sequence computed itself have the weights of
+// their step.
 
 import type { Account } from './account.js';
 import { EMPTY_FOLD, foldBlock, kvOf } from './oracle.js';

@@ -1,5 +1,6 @@
-// A session of many runs: fanned out over threads, added up in the order of the runs, so that the outcome does not depend on how many threads there
-// were. It ends with the first run that fails; which one that is does not depend on the threads either.
+// A session of many runs: fanned out over threads, added up in the order of the runs, so that the outcome does not
+// depend on how many threads there were. It ends with the first run that fails; which one that is does not depend on
+// the threads either.
 
 import { createHash } from 'node:crypto';
 import { availableParallelism } from 'node:os';

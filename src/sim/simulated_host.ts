@@ -1,6 +1,7 @@
-// A host without a model. It executes instructions in order, as schemas/instruction.fbs says, on slots, block tables and KV blocks
-// of its own, and computes what it is told to: a wrong instruction gives a wrong token, which the checkers see. It only refuses what would
-// be undefined on a device: a slot that nobody opened, a block that does not exist, a step while memory is released.
+// A host without a model. It executes instructions in order, as schemas/instruction.fbs says, on slots, block tables
+// and KV blocks of its own, and computes what it is told to: a wrong instruction gives a wrong token, which the
+// checkers see. It only refuses what would be undefined on a device: a slot that nobody opened, a block that does not
+// exist, a step while memory is released.
 
 import { fail } from './failure.js';
 import { KvMemory } from './kv_memory.js';

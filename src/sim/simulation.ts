@@ -50,7 +50,6 @@ export class Simulation {
   readonly #swarm: Swarm;
   readonly #moments: Random;
   #port: CorePort | null = null;
-  #core: CheckedCore | null = null;
   #faults: FaultInjector | null = null;
   #isForkDue = false;
   #numCommitted = 0;
@@ -103,7 +102,6 @@ export class Simulation {
       if (sent.delete(account)) workload.ended(account);
     });
     const core = new CheckedCore(driven, this.config.core, ledger);
-    this.#core = core;
     const clients = new Clients(core, this.config, new Random(seed, Stream.requests));
     const trainer = new Trainer(core, {
       time: this.#time,

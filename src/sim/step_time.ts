@@ -1,5 +1,6 @@
-// How long a simulated step takes: a model of 7 billion parameters in bf16 on an H200, by the cost model. What is simulated is the schedule; the
-// times only decide what arrives while a step runs, and how many virtual hours a session has seen.
+// How long a simulated step takes: a model of 7 billion parameters in bf16 on an H200, by the cost model. What is
+// simulated is the schedule; the times only decide what arrives while a step runs, and how many virtual hours a
+// session has seen.
 
 import { type ModelShape, stepTimeUs } from './cost_model.js';
 import { deviceProfile } from './device_profiles.js';

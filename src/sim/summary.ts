@@ -30,14 +30,17 @@ function columns(entries: readonly (readonly [name: string, value: number])[], w
 export function summaryText({ runs, totals, digest }: SessionReport): string {
   const { endings, faults, steps, tokens, preemptions, promptTokens, cachedPromptTokens } = totals;
   const faultCounts = Object.entries(faults).sort(([a], [b]) => (a < b ? -1 : 1));
+  const hours = tenths(totals.virtualUs, US_PER_HOUR);
+  const spared = tenths(100 * cachedPromptTokens, promptTokens);
   const lines = [
-    `${count(runs)} ${runs === 1 ? 'run' : 'runs'}, ${count(steps)} steps, ${count(tokens)} tokens, ${tenths(totals.virtualUs, US_PER_HOUR)} virtual hours`,
+    `${count(runs)} ${runs === 1 ? 'run' : 'runs'}, ${count(steps)} steps, ${count(tokens)} tokens, ${hours} virtual hours`,
     `digest ${digest}`,
     '',
     `requests ${count(totals.requests)}; samples by their end:`,
     ...columns(Object.entries(endings), 100),
     '',
-    `preemptions ${count(preemptions)}; the prefix cache spared ${count(cachedPromptTokens)} of ${count(promptTokens)} prompt tokens (${tenths(100 * cachedPromptTokens, promptTokens)}%)`,
+    `preemptions ${count(preemptions)}; the prefix cache spared ${count(cachedPromptTokens)} of ` +
+      `${count(promptTokens)} prompt tokens (${spared}%)`,
   ];
   if (faultCounts.length > 0) lines.push('', 'faults by kind:', ...columns(faultCounts, 100));
   return `${lines.join('\n')}\n`;

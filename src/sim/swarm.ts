@@ -1,4 +1,5 @@
-// Swarm testing: each run draws which faults it has and how often, so that some runs have many of a kind and others none at all.
+// Swarm testing: each run draws which faults it has and how often, so that some runs have many of a kind and others
+// none at all.
 
 import type { Random } from './random.js';
 

@@ -1,5 +1,5 @@
-// What a trainer does to an engine over time: pauses, weight updates, memory, adapters. Each thing that is taken away is given back later;
-// in between, others do the same, and the core refuses what does not fit the moment.
+// What a trainer does to an engine over time: pauses, weight updates, memory, adapters. Each thing that is taken away
+// is given back later; in between, others do the same, and the core refuses what does not fit the moment.
 
 import type { CommandBody, MemoryTag, PauseMode } from '../core/index.js';
 import type { CheckedCore } from './checked_core.js';
@@ -99,8 +99,8 @@ export class Trainer {
   }
 
   /**
-   * Gives everything back: finishes an update, resumes memory, mends weights, resumes generation. `settle` carries out what is in flight and
-   * every control command that waits.
+   * Gives everything back: finishes an update, resumes memory, mends weights, resumes generation. `settle` carries out what is
+   * in flight and every control command that waits.
    */
   mend(settle: () => void): void {
     const { books } = this.#core;

@@ -1,4 +1,5 @@
-// Virtual time: microseconds as integers, and what is to happen when. Nothing here waits; whoever has nothing to do jumps to what is next.
+// Virtual time: microseconds as integers, and what is to happen when. Nothing here waits; whoever has nothing to do
+// jumps to what is next.
 
 interface Appointment {
   atUs: number;

@@ -1,4 +1,5 @@
-// Who asks for what, and when. A workload makes appointments in virtual time and sends drafts; it hears of the requests that ended.
+// Who asks for what, and when. A workload makes appointments in virtual time and sends drafts; it hears of the
+// requests that ended.
 
 import type { Account, RequestDraft } from './account.js';
 import { burstWorkload } from './burst_workload.js';

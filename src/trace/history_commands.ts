@@ -113,7 +113,7 @@ function wordsOf(command: wire.Command, requests: readonly AskedRequest[]): stri
   }
 }
 
-/** `prefill` of a wire enum's name: BeginWeightUpdate -> begin weight update. */
+/** A name of the wire, as people write it: BeginWeightUpdate, begin weight update. */
 export function spacedName(name: string): string {
   return name.replace(/(?!^)([A-Z])/g, ' $1').toLowerCase();
 }

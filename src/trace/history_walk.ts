@@ -5,11 +5,11 @@
 // where the core stops. It never throws for these; `WalkEnd` says which it was, and all that was told before holds.
 
 import * as flatbuffers from 'flatbuffers';
-import { decodeConfigure, type ResolvedCoreConfig, WasmCore } from '../core/index.js';
-import { KadenzError } from '../errors.js';
+import type { ResolvedCoreConfig, WasmCore } from '../core/index.js';
 import * as wire from '../generated/index.js';
 import type { StepEvent } from './read_steps.js';
 import type { CommandEvent, TraceReader } from './reader.js';
+import { CoreStopped, configOf, ReplayCore } from './replay_core.js';
 
 export interface TraceVisitor {
   /** A command was applied. `output`: bytes of an Output, valid during the call. */
@@ -34,20 +34,21 @@ export interface TraceWalk {
   run(visitor: TraceVisitor): WalkEnd;
 }
 
-/** Throws trace_corrupt or invalid_config when the trace's configuration can't be used. */
+/** Throws trace_corrupt or trace_unsupported when the trace's configuration can't be used. */
 export async function openWalk(reader: TraceReader): Promise<TraceWalk> {
-  const config = decodeConfigure(reader.header.configure);
-  if (config === null) {
-    throw new KadenzError('trace_corrupt', `${reader.path}: its header holds no configuration of a core.`, {
-      path: reader.path,
-    });
-  }
-  const core = await WasmCore.create(config);
-  return { config, core, run: (visitor) => walk(reader, core, visitor) };
+  const config = configOf(reader.path, reader.header);
+  let visitor: TraceVisitor | null = null;
+  const replay = await ReplayCore.create(reader, {
+    onPlanned: ({ instruction }) => visitor?.planned(instruction),
+  });
+  const run = (visiting: TraceVisitor) => {
+    visitor = visiting;
+    return walk(reader, replay, visiting);
+  };
+  return { config, core: replay.core, run };
 }
 
-function walk(reader: TraceReader, core: WasmCore, visitor: TraceVisitor): WalkEnd {
-  const inFlight: bigint[] = [];
+function walk(reader: TraceReader, replay: ReplayCore, visitor: TraceVisitor): WalkEnd {
   let timeUs = 0;
   const stop = (kind: WalkEnd['kind'], sentence: string | null): WalkEnd => ({ kind, sentence, timeUs });
   try {
@@ -56,19 +57,15 @@ function walk(reader: TraceReader, core: WasmCore, visitor: TraceVisitor): WalkE
         timeUs = Math.max(timeUs, event.timeUs);
         break;
       }
-      for (let round = 0; round < event.rounds; round += 1) {
-        for (let planned = core.schedule(); planned !== null; planned = core.schedule()) {
-          inFlight.push(core.digest());
-          visitor.planned(planned);
-        }
-      }
+      replay.schedule(event.rounds);
       if (event.kind === 'command') {
         timeUs = Math.max(timeUs, event.timeUs);
-        visitor.applied(event, core.apply(event.command));
+        visitor.applied(event, replay.apply(event));
         continue;
       }
-      if (inFlight.shift() !== event.digest) return stop('parted', partedAt(reader, core, event.step));
-      const output = core.commit(event.result);
+      if (replay.oldest?.digest !== event.digest)
+        return stop('parted', partedAt(reader, replay.core, event.step));
+      const output = replay.commit(event.result);
       if (rootOf(output).step() === 0n) {
         return stop(
           'parted',
@@ -79,9 +76,8 @@ function walk(reader: TraceReader, core: WasmCore, visitor: TraceVisitor): WalkE
       if (!visitor.committed(event, output)) return stop('asked', null);
     }
   } catch (error) {
-    if (error instanceof KadenzError) throw error;
-    const reason = error instanceof Error ? error.message : String(error);
-    return stop('core_stopped', `${reason}. The trace is shown up to there.`);
+    if (!(error instanceof CoreStopped)) throw error;
+    return stop('core_stopped', `${error.message}. The trace is shown up to there.`);
   }
   const { problem } = reader;
   if (problem === null) return stop('whole', null);

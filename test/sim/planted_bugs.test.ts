@@ -1,6 +1,7 @@
-// Bugs as they have been made elsewhere, planted one at a time: the simulator must find each within a few runs, and the checker that is
-// there for it must be the one that does. Where the core's own walk over its books (checkIntegrity) comes first, the bug is planted once
-// more with that walk made blind, so that something outside of the core has to see it.
+// Bugs as they have been made elsewhere, planted one at a time: the simulator must find each within a few runs, and
+// the checker that is there for it must be the one that does. Where the core's own walk over its books
+// (checkIntegrity) comes first, the bug is planted once more with that walk made blind, so that something outside of
+// the core has to see it.
 
 import { describe, expect, it } from 'vitest';
 import { runOnce } from '../../dist/sim/run_task.js';

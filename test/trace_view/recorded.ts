@@ -61,7 +61,7 @@ export class RecordedRun {
     const header = {
       ...{
         kadenzVersion: '0.1.0',
-        model: 'models/</script><b>',
+        model: 'models/</script><b>\u001b[2J',
         modelFingerprint: '',
         hostFingerprint: 'cpu test',
       },

@@ -6,6 +6,9 @@ import { runCli } from '../support/run_cli.js';
 import { launchBrowser, type OpenPage, openFile, visibleText } from './browser.js';
 import { eventfulRun, type RecordedRun, removeRecordings } from './recorded.js';
 
+/** A busy machine draws late. */
+const PATIENCE = { timeout: 15_000 };
+
 const CHARTS = ['timeline', 'running', 'waiting', 'decode_rows', 'prefill_rows', 'blocks', 'throughput'];
 
 let run: RecordedRun;
@@ -113,6 +116,7 @@ describe('kadenz trace report --html', () => {
     const data = JSON.parse(
       await opened.page.locator('#data').evaluate((element) => element.textContent ?? ''),
     ) as {
+      originUs: number;
       lanes: { title: string; end: string }[];
       segments: [number, number, number, number, string][];
       steps: { timeUs: number[]; heldBlocks: number[] };
@@ -126,7 +130,8 @@ describe('kadenz trace report --html', () => {
     const lane = data.lanes.findIndex(({ title }) => title === 'Request 5');
     const [, , fromUs, toUs] = data.segments.find(([at, kind]) => at === lane && kind === 2)!;
     const { samples } = history.requests.find(({ id }) => id === 5)!;
-    expect(toUs).toBe(samples[0]!.end!.timeUs);
+    expect(data.originUs).toBe(500);
+    expect(toUs).toBe(samples[0]!.end!.timeUs - data.originUs);
     expect(fromUs).toBeLessThan(toUs);
   });
 
@@ -138,14 +143,14 @@ describe('kadenz trace report --html', () => {
     await page.keyboard.down('Control');
     await page.mouse.wheel(0, -240);
     await page.keyboard.up('Control');
-    await expect.poll(async () => (await zooms()).throughput![0]).toBeGreaterThan(1);
+    await expect.poll(async () => (await zooms()).throughput![0], PATIENCE).toBeGreaterThan(1);
     const [start, end] = (await zooms()).timeline!;
     expect(end - start).toBeLessThan(99);
     expect(Object.keys(await zooms())).toEqual(CHARTS);
-    await expect.poll(async () => new Set(Object.values(await zooms()).map(String)).size).toBe(1);
+    await expect.poll(async () => new Set(Object.values(await zooms()).map(String)).size, PATIENCE).toBe(1);
     await page.locator('#reset').click();
     await expect
-      .poll(async () => new Set(Object.values(await zooms()).map(String)))
+      .poll(async () => new Set(Object.values(await zooms()).map(String)), PATIENCE)
       .toEqual(new Set(['0,100']));
   });
 
@@ -154,7 +159,7 @@ describe('kadenz trace report --html', () => {
     const box = (await page.locator('#timeline').boundingBox())!;
     await page.mouse.move(box.x + box.width / 2, box.y + 60);
     await page.mouse.wheel(0, 300);
-    await expect.poll(() => page.evaluate('window.scrollY')).toBeGreaterThan(0);
+    await expect.poll(() => page.evaluate('window.scrollY'), PATIENCE).toBeGreaterThan(0);
     expect((await zooms()).timeline).toEqual([0, 100]);
     await page.evaluate('window.scrollTo(0, 0)');
   });
@@ -169,15 +174,32 @@ describe('kadenz trace report --html', () => {
     )) as [number, number];
     await page.mouse.move(x, y);
     await expect
-      .poll(() => visibleText(page, '#timeline'))
+      .poll(() => visibleText(page, '#timeline'), PATIENCE)
       .toMatch(/Request \d+[\s\S]*decode: steps \d+-\d+, tokens/);
     const curve = page.locator('#blocks');
     await curve.scrollIntoViewIfNeeded();
     const box = (await curve.boundingBox())!;
     await page.mouse.move(box.x + box.width / 2, box.y + box.height / 2);
     await expect
-      .poll(() => visibleText(page, '#blocks'))
+      .poll(() => visibleText(page, '#blocks'), PATIENCE)
       .toMatch(/held\s+\d+[\s\S]*cached\s+\d+[\s\S]*free\s+\d+/);
+  });
+
+  it('tells on hovering a dashed line which commands came then, and what became of them', async () => {
+    const { page } = opened;
+    await page.evaluate('window.scrollTo(0, 0)');
+    const [x, y] = (await page.evaluate(
+      "(() => { const box = document.getElementById('timeline').getBoundingClientRect(); const data = JSON.parse(document.getElementById('data').textContent);" +
+        "const [timeUs] = data.commands.find(([, texts]) => texts.some((text) => text.startsWith('begin')));" +
+        'const [x] = kadenzCharts.timeline.convertToPixel({ xAxisIndex: 0, yAxisIndex: 0 }, [timeUs, 0]);' +
+        'return [box.x + x, box.y + 42]; })()',
+    )) as [number, number];
+    await page.mouse.move(x, y);
+    await expect
+      .poll(() => visibleText(page, '#timeline'), PATIENCE)
+      .toMatch(
+        /begin a weight update: carried out\nfinish the weight update \(version 1, succeeded\): carried out/,
+      );
   });
 
   it('has a dark dress of its own', async () => {
@@ -188,6 +210,6 @@ describe('kadenz trace report --html', () => {
     );
     expect(await pixelsOf(dark.page, 'timeline', '--decode')).toBeGreaterThan(60);
     await dark.page.emulateMedia({ colorScheme: 'light' });
-    await expect.poll(() => pixelsOf(dark.page, 'timeline', '--decode')).toBeGreaterThan(60);
+    await expect.poll(() => pixelsOf(dark.page, 'timeline', '--decode'), PATIENCE).toBeGreaterThan(60);
   });
 });

@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { type History, readHistory } from '../../src/trace/index.js';
-import { describeStep, stepText, summaryOf } from '../../src/trace/view/index.js';
+import { describeStep, stepText, summaryOf, summaryText } from '../../src/trace/view/index.js';
 import { runCli } from '../support/run_cli.js';
 import { eventfulRun, promptOf, RecordedRun, ROW_US, removeRecordings, STEP_US } from './recorded.js';
 
@@ -113,6 +113,12 @@ describe('kadenz trace show', () => {
       num_blocks: 60,
       ending: 'whole',
     });
+  });
+
+  it('gives a terminal no command that stands in a trace, and takes any number for a date', async () => {
+    const { stdout } = await show(run.path);
+    expect(stdout).toContain('models/</script><b>?[2J');
+    expect(summaryText({ ...summaryOf(history), createdUnixMs: 2 ** 63 })).toContain('at an unknown time');
   });
 
   it('tells one step: who computes what with which blocks, and what came out', async () => {

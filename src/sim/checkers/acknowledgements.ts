@@ -1,4 +1,5 @@
-// Each command is acknowledged once, with a code that its kind of command can have. Which ones these are: docs/scheduling.md.
+// Each command is acknowledged once, with a code that its kind of command can have. Which ones these are:
+// docs/scheduling.md.
 
 import type { CommandBody } from '../../core/index.js';
 import { ErrorCode } from '../../generated/index.js';

@@ -1,5 +1,5 @@
-// Holds the core's statistics against the clients' books, after every call: blocks add up, live requests and samples are those that the
-// clients know, every token is counted once.
+// Holds the core's statistics against the clients' books, after every call: blocks add up, live requests and samples
+// are those that the clients know, every token is counted once.
 
 import * as flatbuffers from 'flatbuffers';
 import type { WasmCore } from '../../core/index.js';

@@ -1,4 +1,5 @@
-// A process that is killed while it writes a trace leaves a file that ends anywhere. Its run must replay up to the last whole frame.
+// A process that is killed while it writes a trace leaves a file that ends anywhere. Its run must replay up to the
+// last whole frame.
 
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';

@@ -1,7 +1,8 @@
-// Holds what a commit delivers against what it must deliver: each token once, in order, at its position, equal to the oracle's, and
-// each end with the reason that the tokens and the faults give.
+// Holds what a commit delivers against what it must deliver: each token once, in order, at its position, equal to the
+// oracle's, and each end with the reason that the tokens and the faults give.
 //
-// What must come is worked out from the clients' books, the plan and what was done to the step; the core's own state is not asked.
+// What must come is worked out from the clients' books, the plan and what was done to the step; the core's own state
+// is not asked.
 
 import { ErrorCode, FinishReason } from '../../generated/index.js';
 import type { Account } from '../account.js';
@@ -219,8 +220,8 @@ export class DeliveryChecker {
     )
       fail(
         'delivery',
-        `Sample ${row} of the step must deliver token ${tokenId} to request ${account.id}, sample ${sample}; the output has ` +
-          `${at < out.numTokens ? `token ${columns.tokenId(at)} of row ${columns.tokenRow(at)} for request ${columns.tokenRequest(at)}, sample ${columns.tokenSample(at)}` : 'no more tokens'}.`,
+        `Sample ${row} of the step must deliver token ${tokenId} to request ${account.id}, sample ${sample}; ` +
+          `the output has ${describeToken(out, at)}.`,
       );
     this.#numTokens += 1;
     this.#ledger.deliver(account, sample, tokenId);
@@ -314,4 +315,10 @@ export class DeliveryChecker {
       if (told?.request === account.id) this.#due(view, out, FinishReason.length, {});
     }
   }
+}
+
+function describeToken({ output, numTokens }: OutputView, at: number): string {
+  if (at >= numTokens) return 'no more tokens';
+  const whose = `request ${output.tokenRequest(at)}, sample ${output.tokenSample(at)}`;
+  return `token ${output.tokenId(at)} of row ${output.tokenRow(at)} for ${whose}`;
 }

@@ -1,7 +1,9 @@
-// No waiting entry overtakes another of a smaller key (priority, arrival, sample): docs/scheduling.md, the waiting pass.
+// No waiting entry overtakes another of a smaller key (priority, arrival, sample): docs/scheduling.md, the waiting
+// pass.
 //
-// What waits is told from outside: a request of which no sample has been seen running, and a sequence that was surely preempted (a
-// retraction, a forced reset, a release of the KV cache). Who may wait or run, as the client sees it, is not judged.
+// What waits is told from outside: a request of which no sample has been seen running, and a sequence that was surely
+// preempted (a retraction, a forced reset, a release of the KV cache). Who may wait or run, as the client sees it, is
+// not judged.
 
 import { type Account, SampleState } from '../account.js';
 import { fail } from '../failure.js';

@@ -1,4 +1,5 @@
-// Reads each plan as it is made: whose slots it uses, whether it keeps its limits, and whether its admissions are in order.
+// Reads each plan as it is made: whose slots it uses, whether it keeps its limits, and whether its admissions are in
+// order.
 
 import type { ResolvedCoreConfig } from '../../core/index.js';
 import { SampleState } from '../account.js';

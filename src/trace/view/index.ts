@@ -6,4 +6,4 @@ export { requestsOf, requestText } from './show_request.js';
 export { describeStep, stepText } from './show_step.js';
 export { summaryText } from './show_summary.js';
 export { type Summary, summaryOf } from './summary.js';
-export { snakeCased } from './text.js';
+export { plain, snakeCased } from './text.js';

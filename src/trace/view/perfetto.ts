@@ -9,7 +9,7 @@ import type { History } from '../history.js';
 import { spacedName } from '../history_commands.js';
 import type { RequestLife } from '../history_requests.js';
 import { type Lane, lanesOf } from './lanes.js';
-import { range } from './text.js';
+import { answerText, range } from './text.js';
 
 export interface PerfettoEvent {
   /** X: a span. C: a counter's value. i: a moment. M: a name. */
@@ -117,7 +117,7 @@ function* commandEvents({ commands }: History): Generator<PerfettoEvent> {
     ts = Math.max(ts, timeUs);
     yield {
       ...{ ph: 'i', name: words, cat: 'command', pid: ENGINE, tid: COMMANDS, ts, s: 't' },
-      args: { answer: code ?? 'none when the trace ends', preemptions },
+      args: { answer: answerText(code), preemptions },
     };
   }
 }

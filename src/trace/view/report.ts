@@ -12,7 +12,7 @@ import { longestRequests } from './report_requests.js';
 import { REPORT_STYLE } from './report_style.js';
 import { endsText } from './show_summary.js';
 import { runSpan, type Summary, summaryOf } from './summary.js';
-import { counted, grouped, percent, time } from './text.js';
+import { counted, date, grouped, percent, time } from './text.js';
 
 const POLICY =
   "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'";
@@ -87,7 +87,7 @@ function callText(): string {
   return `(${drawReport})(JSON.parse(document.getElementById('data').textContent), window, ${reportOptions});`;
 }
 
-export function escaped(text: string): string {
+function escaped(text: string): string {
   return text.replace(
     /[&<>"']/g,
     (letter) => ({ '&': '&amp;', '<': '&lt;', '>': '&gt;', '"': '&quot;', "'": '&#39;' })[letter]!,
@@ -105,8 +105,7 @@ function scriptHtml(text: string): string {
 }
 
 function headHtml(name: string, summary: Summary): string {
-  const recorded = new Date(summary.createdUnixMs).toISOString().replace('T', ' ').slice(0, 16);
-  const parts = [`Recorded ${recorded} UTC by Kadenz ${escaped(summary.kadenzVersion)}`];
+  const parts = [`Recorded ${date(summary.createdUnixMs)} by Kadenz ${escaped(summary.kadenzVersion)}`];
   if (summary.model !== '') parts.push(`model <code>${escaped(summary.model)}</code>`);
   parts.push(summary.host === '' ? 'no host: a simulation' : `host <code>${escaped(summary.host)}</code>`);
   parts.push(`core <code>${summary.coreSha256.slice(0, 12)}</code>`);
@@ -146,7 +145,7 @@ function factsHtml(summary: Summary): string {
     [
       'Prefix cache',
       percent(summary.prefixHitShare),
-      `of prompt tokens, ${grouped(summary.cachedPromptTokens)}, were not computed`,
+      `${grouped(summary.cachedPromptTokens)} of ${grouped(summary.promptTokens)} prompt tokens were not computed`,
     ],
     ['Preemptions', grouped(summary.preemptions), `${counted(summary.recomputedRows, 'row')} computed again`],
     [

@@ -25,14 +25,13 @@ interface Wheel {
 export interface Page {
   document: {
     getElementById(id: string): {
-      clientWidth: number;
       style: { height: string };
       addEventListener(name: string, handler: (event: Wheel) => void, capture?: boolean): void;
     };
     documentElement: unknown;
   };
   getComputedStyle(element: unknown): { getPropertyValue(name: string): string };
-  matchMedia(query: string): { matches: boolean; addEventListener(name: string, handler: () => void): void };
+  matchMedia(query: string): { addEventListener(name: string, handler: () => void): void };
   addEventListener(name: string, handler: () => void): void;
   requestAnimationFrame(handler: () => void): void;
   echarts: {
@@ -56,7 +55,7 @@ export function drawReport(data: ReportData, page: Page, reportOptions: ReportOp
     return (end - start) / 100;
   };
   const options = reportOptions(data, page, {
-    us: () => (data.endUs - data.startUs) * shareInView(0),
+    us: () => data.endUs * shareInView(0),
     lanes: () => data.lanes.length * shareInView(2),
   });
 

@@ -4,7 +4,7 @@
 import type { History } from '../history.js';
 import type { RequestLife } from '../history_requests.js';
 import { type Lane, lanesOf, type Segment } from './lanes.js';
-import { grouped, range } from './text.js';
+import { answerText, grouped, range } from './text.js';
 
 export const MAX_POINTS = 2000;
 export const MAX_LANES = 2000;
@@ -13,8 +13,9 @@ const MAX_SEGMENTS = 20_000;
 const MAX_WINDOWS = 400;
 const MAX_COMMANDS = 200;
 
+/** Times are microseconds since the run's first event, which is `originUs` after the recording began. */
 export interface ReportData {
-  startUs: number;
+  originUs: number;
   endUs: number;
   lanes: {
     /** On the axis. */
@@ -25,12 +26,13 @@ export interface ReportData {
   }[];
   /** Index into lanes, index into KINDS, from, to, words. */
   segments: [lane: number, kind: number, fromUs: number, toUs: number, words: string][];
-  commands: [timeUs: number, words: string, answer: string][];
+  /** Those of one moment together, each with its answer. */
+  commands: [timeUs: number, texts: string[]][];
   numBlocks: number;
   /** One entry per point; a point's values hold until the next. */
   steps: Record<'timeUs' | 'running' | 'waiting' | 'prefillRows' | 'decodeRows', number[]> &
     Record<'freeBlocks' | 'cachedBlocks' | 'heldBlocks', number[]>;
-  /** One entry per window, at its middle. */
+  /** One entry per edge of a window: the rate holds until the next edge, the share is that at the edge. */
   windows: { timeUs: number[]; tokensPerSecond: number[]; finishedShare: number[] };
   notes: string[];
 }
@@ -41,18 +43,21 @@ export const KINDS = ['queued', 'prefill', 'decode', 'preempted'] as const;
 export function reportData(history: History, span: { startUs: number; endUs: number }): ReportData {
   const notes: string[] = [];
   const lanes = chooseLanes(history, notes);
-  const { segments, commands } = {
-    segments: thinSegments(lanes, span, notes),
-    commands: chooseCommands(history, notes),
-  };
+  const { startUs } = span;
+  const since = (us: number) => us - startUs;
+  const steps = thinSteps(history, notes);
+  const windows = windowsOf(history, span);
   return {
-    ...span,
+    originUs: startUs,
+    endUs: since(span.endUs),
     lanes: lanes.map(describeLane),
-    segments,
-    commands,
+    segments: thinSegments(lanes, span, notes).map(([lane, kind, fromUs, toUs, words]) => {
+      return [lane, kind, since(fromUs), since(toUs), words];
+    }),
+    commands: chooseCommands(history, notes).map(([timeUs, texts]) => [since(timeUs), texts]),
     numBlocks: history.config.numBlocks,
-    steps: thinSteps(history, notes),
-    windows: windowsOf(history, span),
+    steps: { ...steps, timeUs: steps.timeUs.map(since) },
+    windows: { ...windows, timeUs: windows.timeUs.map(since) },
     notes,
   };
 }
@@ -155,9 +160,14 @@ function chooseCommands({ commands }: History, notes: string[]): ReportData['com
       `Of ${grouped(others.length)} commands other than new requests, the first ${MAX_COMMANDS} are marked in the timeline.`,
     );
   }
-  return others
-    .slice(0, MAX_COMMANDS)
-    .map(({ timeUs, words, code }) => [timeUs, words, code ?? 'not answered when the trace ends']);
+  const marks: ReportData['commands'] = [];
+  for (const { timeUs, words, code } of others.slice(0, MAX_COMMANDS)) {
+    const text = `${words}: ${answerText(code)}`;
+    const last = marks.at(-1);
+    if (last?.[0] === timeUs) last[1].push(text);
+    else marks.push([timeUs, [text]]);
+  }
+  return marks;
 }
 
 const STEP_SERIES = [
@@ -246,12 +256,15 @@ function windowsOf(
     for (const { count: many, end } of request.neverStarted) finished[windowOf(end.timeUs)]! += many;
   }
   let done = 0;
+  const shareOf = (number: number) => (samples === 0 ? 0 : Math.round((number / samples) * 10_000) / 100);
+  const rates = tokens.map((value) => Math.round((value * 10_000_000) / widthUs) / 10);
+  const shares = finished.map((value) => {
+    done += value;
+    return shareOf(done);
+  });
   return {
-    timeUs: tokens.map((_, i) => Math.round(startUs + (i + 0.5) * widthUs)),
-    tokensPerSecond: tokens.map((value) => Math.round((value * 10_000_000) / widthUs) / 10),
-    finishedShare: finished.map((value) => {
-      done += value;
-      return samples === 0 ? 0 : Math.round((done / samples) * 10_000) / 100;
-    }),
+    timeUs: Array.from({ length: count + 1 }, (_, i) => Math.round(startUs + i * widthUs)),
+    tokensPerSecond: [...rates, rates.at(-1)!],
+    finishedShare: [0, ...shares],
   };
 }

@@ -27,8 +27,8 @@ export interface View {
 }
 
 export function reportOptions(data: ReportData, page: Page, view: View): Record<string, () => object> {
-  const { startUs, endUs, lanes, segments, commands, steps, windows } = data;
-  const spanUs = Math.max(1, endUs - startUs);
+  const { endUs, lanes, segments, commands, steps, windows } = data;
+  const spanUs = endUs;
   const GRID_LEFT = 76;
   const GRID_RIGHT = 64;
   const kindNames = ['queued', 'prefill', 'decode', 'preempted'];
@@ -59,11 +59,11 @@ export function reportOptions(data: ReportData, page: Page, view: View): Record<
             ? [1_000_000, 's']
             : ([60_000_000, 'min'] as const);
     const digits = Math.min(6, Math.max(0, Math.ceil(Math.log10(unit / Math.max(1, nearUs)))));
-    const value = ((us - startUs) / unit).toLocaleString('en-US', {
+    const value = (us / unit).toLocaleString('en-US', {
       minimumFractionDigits: digits,
       maximumFractionDigits: digits,
     });
-    return us === startUs ? `0 ${name}` : `${value} ${name}`;
+    return us === 0 ? `0 ${name}` : `${value} ${name}`;
   };
 
   const tooltipStyle = () => ({
@@ -79,7 +79,7 @@ export function reportOptions(data: ReportData, page: Page, view: View): Record<
 
   const timeAxis = () => ({
     type: 'value',
-    min: startUs,
+    min: 0,
     max: endUs,
     axisLine: { lineStyle: { color: color('--line') } },
     axisTick: { lineStyle: { color: color('--line') } },
@@ -95,7 +95,8 @@ export function reportOptions(data: ReportData, page: Page, view: View): Record<
   const valueAxis = (more: object) => ({
     type: 'value',
     min: 0,
-    axisLabel: { color: color('--faint'), formatter: (value: number) => grouped(value) },
+    axisLabel: { color: color('--faint'), formatter: (value: number) => grouped(Math.round(value)) },
+    minInterval: 1,
     splitLine: { lineStyle: { color: color('--grid') } },
     splitNumber: 3,
     ...more,
@@ -153,7 +154,6 @@ export function reportOptions(data: ReportData, page: Page, view: View): Record<
     data: pairs(c.times, c.values),
     step: c.smooth ? false : 'end',
     symbol: 'none',
-    sampling: undefined,
     yAxisIndex: c.right ? 1 : 0,
     stack: c.stack ? 'all' : undefined,
     itemStyle: { color: color(c.tone) },
@@ -232,10 +232,10 @@ export function reportOptions(data: ReportData, page: Page, view: View): Record<
     label: { show: false },
     emphasis: { label: { show: false }, lineStyle: { width: 2 } },
     lineStyle: { color: color('--ink'), type: [3, 3], width: 1, opacity: 0.55 },
-    data: commands.map(([timeUs, words, answer]) => ({ xAxis: timeUs, name: `${words}: ${answer}` })),
+    data: commands.map(([timeUs, texts]) => ({ xAxis: timeUs, name: texts.join('\n') })),
     tooltip: {
       formatter: ({ name, data: line }: { name: string; data: { xAxis: number } }) =>
-        `<b>${timeText(line.xAxis, spanUs / 2000)}</b><br>Command: ${escaped(name)}`,
+        `<b>${timeText(line.xAxis, spanUs / 2000)}</b><br>${escaped(name).replaceAll('\n', '<br>')}`,
     },
   });
 
@@ -358,7 +358,6 @@ export function reportOptions(data: ReportData, page: Page, view: View): Record<
           times: windows.timeUs,
           values: windows.tokensPerSecond,
           filled: true,
-          smooth: true,
         },
         {
           ...{

@@ -1,7 +1,7 @@
 // `kadenz trace show`: a run on one screen.
 
 import type { Bin, Summary } from './summary.js';
-import { bar, counted, grouped, labelled, percent, range, time } from './text.js';
+import { bar, counted, date, grouped, labelled, percent, range, time } from './text.js';
 
 export function summaryText(summary: Summary): string {
   return [
@@ -21,14 +21,13 @@ export function summaryText(summary: Summary): string {
 }
 
 function headRows(summary: Summary): [string, string][] {
-  const recorded = new Date(summary.createdUnixMs).toISOString().replace('T', ' ').slice(0, 19);
   const core = summary.coreSha256.slice(0, 12);
   return [
     ['trace', summary.trace],
     ...(summary.endingSentence === null
       ? []
       : ([[summary.ending === 'cut' ? 'cut' : 'stopped', summary.endingSentence]] as [string, string][])),
-    ['recorded', `${recorded} UTC by Kadenz ${summary.kadenzVersion}`],
+    ['recorded', `${date(summary.createdUnixMs)} by Kadenz ${summary.kadenzVersion}`],
     ['core', `${core} (${coreText(summary)})`],
     ['model', summary.model === '' ? 'none' : summary.model],
     ['host', summary.host === '' ? 'none (a simulation)' : summary.host],

@@ -17,6 +17,19 @@ export function time(us: number): string {
   return `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
 }
 
+/** When a run was recorded; what is no time of a calendar is said to be none. */
+export function date(unixMs: number): string {
+  const when = new Date(unixMs);
+  return Number.isNaN(when.getTime())
+    ? 'at an unknown time'
+    : `${when.toISOString().replace('T', ' ').slice(0, 19)} UTC`;
+}
+
+/** Text of a trace for a terminal, which it must not command. */
+export function plain(text: string): string {
+  return text.replace(/[^\P{Cc}\n]/gu, '?');
+}
+
 /** Of nothing there is no share. */
 export function percent(share: number | null): string {
   if (share === null) return 'n/a';
@@ -43,6 +56,12 @@ export function range(first: number, last: number): string {
 
 const BAR_WIDTH = 40;
 const EIGHTHS = ['', '▏', '▎', '▍', '▌', '▋', '▊', '▉'];
+
+/** What became of a command, by the code of its acknowledgement. */
+export function answerText(code: string | null): string {
+  if (code === null) return 'not answered when the trace ends';
+  return code === 'none' ? 'carried out' : `refused, ${code}`;
+}
 
 /** A bar whose longest is `most`. */
 export function bar(value: number, most: number): string {
