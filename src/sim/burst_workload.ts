@@ -3,7 +3,7 @@
 
 import type { RequestDraft } from './account.js';
 import { drawLength, MOONCAKE, scaleLength } from './quantiles.js';
-import { drawMaxTokens, familyTokens, type Site, type Workload } from './workload.js';
+import { drawMaxTokens, familyTokens, type Site, type Workload } from './workload_site.js';
 
 const REFERENCE_PROMPT_TOKENS = 120_000;
 const REFERENCE_OUTPUT_TOKENS = 2000;

@@ -3,7 +3,7 @@
 
 import type { Account, RequestDraft } from './account.js';
 import { AZURE_CHAT_2023, drawLength, scaleLength } from './quantiles.js';
-import { drawMaxTokens, familyTokens, type Site, type Workload } from './workload.js';
+import { drawMaxTokens, familyTokens, type Site, type Workload } from './workload_site.js';
 
 const REFERENCE_TOKENS = 5000;
 /** A further turn follows in so many of a thousand cases. */

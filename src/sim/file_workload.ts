@@ -5,7 +5,7 @@
 
 import { KadenzError } from '../errors.js';
 import { scaleLength } from './quantiles.js';
-import { drawMaxTokens, familyTokens, type Site, type Workload } from './workload.js';
+import { drawMaxTokens, familyTokens, type Site, type Workload } from './workload_site.js';
 
 export interface FileRequest {
   arrivalUs: number;

@@ -83,7 +83,7 @@ export async function runPlan(
       options.cases.map((plan) => runCase(plan, pool, options)),
     );
     write(options.json ? `${planJson(options, results)}\n` : planText(options, results));
-    if (options.svg !== null) await writeSvg(options.svg, planSvg(results));
+    if (options.svg !== null) await writeSvg(options.svg, await planSvg(results));
   } finally {
     await pool.close();
   }

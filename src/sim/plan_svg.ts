@@ -1,7 +1,6 @@
 // A plan as a drawing: batch size, KV use and finished share over time, a line for each case, and the cases' times side by side. ECharts
 // renders it to text, without a browser; text widths are its own estimates, so no font of the machine matters.
 
-import { init } from 'echarts';
 import type { CaseResult } from './plan_case.js';
 import { formatNumber, formatTime } from './plan_format.js';
 import type { SeriesPoint } from './plan_series.js';
@@ -29,7 +28,9 @@ const PANELS: readonly Panel[] = [
   },
 ];
 
-export function planSvg(results: readonly CaseResult[]): string {
+/** The chart library takes half a second to load: it is loaded for whoever asks for a plot. */
+export async function planSvg(results: readonly CaseResult[]): Promise<string> {
+  const { init } = await import('echarts');
   const barsTop = TOP + PANELS.length * (PANEL_HEIGHT + PANEL_GAP);
   const barsHeight = results.length * BAR_HEIGHT + 10;
   const height = barsTop + barsHeight + 36;

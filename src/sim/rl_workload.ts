@@ -3,7 +3,7 @@
 
 import type { RequestDraft } from './account.js';
 import { drawLength, ROLLOUT, scaleLength } from './quantiles.js';
-import { drawMaxTokens, familyTokens, type Site, type Workload } from './workload.js';
+import { drawMaxTokens, familyTokens, type Site, type Workload } from './workload_site.js';
 
 /** Lengths are scaled so that this one, of the tail, is what a sequence may have beside its prompt. */
 const REFERENCE_TOKENS = 9000;

@@ -23,7 +23,8 @@ import { CONTROL_US, planTimeUs, USUAL_STEP_US } from './step_time.js';
 import { Swarm } from './swarm.js';
 import { Trainer } from './trainer.js';
 import { VirtualTime } from './virtual_time.js';
-import { createWorkload, WORKLOADS, type Workload, type WorkloadName } from './workload.js';
+import { createWorkload, WORKLOADS, type WorkloadName } from './workload.js';
+import type { Workload } from './workload_site.js';
 
 export interface SimulationOptions {
   seed: bigint;
