@@ -1,6 +1,6 @@
 // What a result changes: blocks become hits for others, tokens are delivered, samples end.
 import { CoreState } from './core_state';
-import { bury, finishSequence } from './lifecycle';
+import { bury, finishRequest, finishSequence } from './lifecycle';
 import { putScores } from './output';
 import { listFullBlocks, registerListed } from './prefix_cache';
 import { Request, stopTokensOf } from './request';
@@ -23,6 +23,23 @@ export function commitFailure(c: CoreState, record: StepRecord, code: u16): void
     else if (sequence.stepsInFlight == 0) bury(c, sequence);
   }
   if (c.numStepsInFlight > 0) failFanOuts(c, record, oldestRecord(c), code);
+  failScored(c, record, code);
+}
+
+/** Prompt log-probs are planned once: a request whose own the step was to give can't have them any more, whoever computed them. */
+function failScored(c: CoreState, record: StepRecord, code: u16): void {
+  for (let index: u32 = 0; index < record.numScored; index++) {
+    const request = scoredRequest(record, index);
+    if (request != 0) finishRequest(c, changetype<Request>(request), FinishReason.error, code);
+  }
+}
+
+/** The request of the record's entry, 0 when it has ended since (its memory may be another's). */
+function scoredRequest(record: StepRecord, index: u32): usize {
+  const at = (<usize>index) << 2;
+  const request = changetype<Request>(<usize>load<u32>(record.scoredRequests + at));
+  const arrival = load<u64>(record.scoredArrivals + (at << 1));
+  return request.live && request.arrival == arrival ? changetype<usize>(request) : 0;
 }
 
 /** The step behind may have fanned a prompt out that the failed one helped to compute: those samples share its void blocks. */
@@ -90,11 +107,11 @@ function endsWithoutOutput(record: StepRecord, sequence: Sequence, index: u32): 
 function deliverScores(c: CoreState, record: StepRecord): void {
   for (let index: u32 = 0; index < record.numScored; index++) {
     const at = (<usize>index) << 2;
-    const request = changetype<Request>(<usize>load<u32>(record.scoredRequests + at));
-    if (!request.live || request.arrival != load<u64>(record.scoredArrivals + (at << 1))) continue;
+    const request = scoredRequest(record, index);
+    if (request == 0) continue;
     putScores(
       c,
-      request.id,
+      changetype<Request>(request).id,
       load<u32>(record.scoredPositions + at),
       load<u32>(record.scoredFirst + at),
       load<u32>(record.scoredCounts + at),

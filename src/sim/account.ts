@@ -68,8 +68,6 @@ export class Account implements OracleRequest {
   leader = -1;
   /** Prompt position whose log-prob is delivered next. */
   nextScore = 1;
-  /** A step failed that computed prompt log-probs of it; they are planned once, so they never come. */
-  hasLostScores = false;
 
   constructor(id: number, seed: number, draft: RequestDraft, { longest, eosTokenIds }: Limits) {
     this.id = id;

@@ -152,6 +152,23 @@ describe('faults with a precedent', () => {
     driver.run();
     expect(driver.endOf(id!)).toBe('length');
   });
+
+  // Found by the simulator: such a request went on, and ended by `length` with prompt log-probs missing.
+  it('device step failure while prompt log-probs are computed: the request ends, though its leader was preempted since', async () => {
+    for (const mode of ['retract', null] as const) {
+      const driver = await CoreDriver.create({ maxNumBatchedTokens: 4, maxStepsInFlight: 2 });
+      const [id] = driver.add({ promptTokenIds: promptOf(6), maxTokens: 2, promptLogprobs: 0, n: 2 });
+      driver.schedule();
+      if (mode !== null) driver.apply({ type: 'pauseGeneration', mode });
+      else driver.schedule();
+      driver.failStep();
+      expect(driver.endOf(id!)).toBe('error step_failed');
+      if (mode !== null) driver.apply({ type: 'resumeGeneration' });
+      driver.run();
+      expect(driver.finishes.reduce((sum, { count }) => sum + count, 0)).toBe(2);
+      expect(driver.core.stats()).toMatchObject({ numRequests: 0, numHeldBlocks: 0 });
+    }
+  });
 });
 
 describe('liveness', () => {

@@ -81,6 +81,12 @@ export class NaiveModel {
     if (result.code !== 'none') {
       for (const sequence of [...involved, ...this.builtOn(involved)])
         this.fail(sequence, because(result.code));
+      // Prompt log-probs are planned once: whose the step was to give, they can't come any more.
+      for (const { sequence } of step.scores) {
+        const { request } = sequence;
+        if (state.requests.get(request.input.id) === request)
+          state.endRequest(request, 'error', because(result.code));
+      }
     } else {
       this.commitBlocks(step, result);
       this.deliverScores(step);

@@ -1,6 +1,6 @@
 // Builds the core with a bug in it: assembly/ in a temporary folder, with pieces of its text replaced.
 
-import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdtempSync, readFileSync, realpathSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -19,7 +19,11 @@ const REPOSITORY = fileURLToPath(new URL('../..', import.meta.url));
 export async function buildChangedCore(changes: readonly Change[]): Promise<Uint8Array> {
   const folder = mkdtempSync(join(tmpdir(), 'kadenz-planted-'));
   try {
-    cpSync(join(REPOSITORY, 'assembly'), join(folder, 'assembly'), { recursive: true });
+    // Through links, so that nothing but the copy can be changed.
+    cpSync(realpathSync(join(REPOSITORY, 'assembly')), join(folder, 'assembly'), {
+      recursive: true,
+      dereference: true,
+    });
     cpSync(join(REPOSITORY, 'asconfig.json'), join(folder, 'asconfig.json'));
     for (const { file, from, to } of changes) {
       const path = join(folder, 'assembly', file);

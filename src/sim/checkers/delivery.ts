@@ -105,7 +105,6 @@ export class DeliveryChecker {
     for (const view of [...step.sequences, ...step.samples]) {
       view.isVoid = true;
       requests.add(view.account);
-      if (step.view!.scoreRow.length > 0) view.account.hasLostScores = true;
       // A prompt's leader that was preempted since is not started any more and goes on.
       if (view.account.isLive(view.sample) && view.account.samples[view.sample]!.outputs.length > 0)
         due.add(view);
@@ -259,7 +258,7 @@ export class DeliveryChecker {
   }
 
   #checkScored(account: Account, sample: number): void {
-    if (sample !== 0 || account.draft.promptLogprobs !== true || account.hasLostScores) return;
+    if (sample !== 0 || account.draft.promptLogprobs !== true) return;
     if (account.nextScore !== account.numPromptTokens)
       fail(
         'delivery',
@@ -277,11 +276,7 @@ export class DeliveryChecker {
         output.scoreFirst(i)!,
         output.scoreCount(i)!,
       ];
-      if (
-        account === undefined ||
-        (position !== account.nextScore && !account.hasLostScores) ||
-        first + count > scoreRow.length
-      )
+      if (account === undefined || position !== account.nextScore || first + count > scoreRow.length)
         fail(
           'delivery',
           `Step ${step} delivers prompt log-probs from position ${position} of request ${id} out of order.`,
