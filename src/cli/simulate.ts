@@ -9,12 +9,12 @@ import { SingleBar } from 'cli-progress';
 import { type Command, Option } from 'commander';
 import { coreSha256 } from '../core/index.js';
 import { KadenzError } from '../index.js';
-import { type FileRequest, parseWorkload } from '../sim/file_workload.js';
-import { addPlanFlags, runPlan } from '../sim/plan_command.js';
+import { addPlanFlags, runPlan } from '../sim/plan/command.js';
 import { type RunTask, recordOnce } from '../sim/run_task.js';
 import { runSession, type SessionReport } from '../sim/session.js';
 import { summaryJson, summaryText } from '../sim/summary.js';
-import { WORKLOADS, type WorkloadName } from '../sim/workload.js';
+import { type FileRequest, parseWorkload } from '../sim/workloads/file_workload.js';
+import { WORKLOADS, type WorkloadName } from '../sim/workloads/workload.js';
 
 interface SimulateFlags {
   plan?: boolean;

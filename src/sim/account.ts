@@ -2,7 +2,7 @@
 // core to it.
 
 import type { RequestObject } from '../core/index.js';
-import type { OracleRequest } from './simulated_host.js';
+import type { OracleRequest } from './host/simulated_host.js';
 
 /** A request as a workload draws it. */
 export interface RequestDraft {

@@ -32,10 +32,10 @@ import { PlanChecker } from './checkers/plans.js';
 import type { DrivenCore } from './core_port.js';
 import { EngineState } from './engine_state.js';
 import { CheckFailed, fail } from './failure.js';
+import { SimulatedHost } from './host/simulated_host.js';
 import type { Ledger } from './ledger.js';
 import { describeFinish, type OutputView, viewOutput } from './outputs.js';
 import { emptyAnswer, ResultWriter } from './result_writer.js';
-import { SimulatedHost } from './simulated_host.js';
 import type { StepInFlight } from './step_in_flight.js';
 import { viewPlan } from './step_plan.js';
 

@@ -2,7 +2,7 @@
 // look things up here.
 
 import { type Account, SampleState } from './account.js';
-import { mix } from './oracle.js';
+import { mix } from './host/oracle.js';
 
 export type Ending = 'stop' | 'length' | 'abort' | 'error' | 'refused';
 

@@ -1,8 +1,8 @@
 // What a run has seen, as plain numbers that add up over runs.
 
 import type { CheckedCore } from './checked_core.js';
+import type { FaultKind } from './faults/swarm.js';
 import type { Ending } from './ledger.js';
-import type { FaultKind } from './swarm.js';
 
 export interface RunReport {
   steps: number;

@@ -7,7 +7,7 @@
 // their step.
 
 import type { Account } from './account.js';
-import { EMPTY_FOLD, foldBlock, kvOf } from './oracle.js';
+import { EMPTY_FOLD, foldBlock, kvOf } from './host/oracle.js';
 
 export class SequenceView {
   readonly account: Account;

@@ -9,22 +9,22 @@
 import { WasmCore } from '../core/index.js';
 import type { Account } from './account.js';
 import { CheckedCore, GOOD_FATE } from './checked_core.js';
-import { Clients } from './clients.js';
 import { CorePort, type DrivenCore } from './core_port.js';
 import { CheckFailed, fail } from './failure.js';
-import { FaultInjector } from './fault_injector.js';
-import type { FileRequest } from './file_workload.js';
+import { Clients } from './faults/clients.js';
+import { FaultInjector } from './faults/fault_injector.js';
+import { Swarm } from './faults/swarm.js';
+import { Trainer } from './faults/trainer.js';
+import { CONTROL_US, planTimeUs, USUAL_STEP_US } from './host/step_time.js';
 import { Ledger } from './ledger.js';
 import { Random, Stream } from './random.js';
 import { drawRunConfig, type RunConfig } from './run_config.js';
 import { type RunReport, reportOf } from './run_report.js';
 import type { StepInFlight } from './step_in_flight.js';
-import { CONTROL_US, planTimeUs, USUAL_STEP_US } from './step_time.js';
-import { Swarm } from './swarm.js';
-import { Trainer } from './trainer.js';
 import { VirtualTime } from './virtual_time.js';
-import { createWorkload, WORKLOADS, type WorkloadName } from './workload.js';
-import type { Workload } from './workload_site.js';
+import type { FileRequest } from './workloads/file_workload.js';
+import { createWorkload, WORKLOADS, type WorkloadName } from './workloads/workload.js';
+import type { Workload } from './workloads/workload_site.js';
 
 export interface SimulationOptions {
   seed: bigint;

@@ -43,7 +43,7 @@ afterEach(async () => {
 describe('a rank', () => {
   it('starts with what its host says about itself, and ends without an error when told to stop', async () => {
     const { rank, ends } = await startRank();
-    expect(rank.info).toEqual({ name: 'fake' });
+    expect(rank.info).toEqual({ name: 'fake', fingerprint: 'fake' });
     await rank.stop();
     expect(ends).toEqual([null]);
   });

@@ -3,7 +3,7 @@ import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
 import { decodeInstruction, decodeInventory, decodeOutput, decodeStats } from '../../src/core/index.js';
 import { replayTrace, TraceReader } from '../../src/trace/index.js';
-import { ReplayCore } from '../../src/trace/replay_core.js';
+import { ReplayCore } from '../../src/trace/replay/replay_core.js';
 import { framesOf } from './damage.js';
 import { goldenPath, makeGoldenBytes } from './make_golden.js';
 import { type Observed, SCENARIOS } from './scenarios.js';

@@ -1,11 +1,19 @@
 import { describe, expect, it } from 'vitest';
-import { KvMemory } from '../../dist/sim/kv_memory.js';
-import { drawOf, EMPTY_FOLD, foldBlock, kvOf, readingOf, rootOf, tokenOf } from '../../dist/sim/oracle.js';
-import { AZURE_CHAT_2023, drawLength, ROLLOUT } from '../../dist/sim/quantiles.js';
+import { COMMAND_FAULTS, RESULT_FAULTS, Swarm } from '../../dist/sim/faults/swarm.js';
+import { KvMemory } from '../../dist/sim/host/kv_memory.js';
+import {
+  drawOf,
+  EMPTY_FOLD,
+  foldBlock,
+  kvOf,
+  readingOf,
+  rootOf,
+  tokenOf,
+} from '../../dist/sim/host/oracle.js';
 import { Random, runSeed, Stream } from '../../dist/sim/random.js';
 import { drawRunConfig } from '../../dist/sim/run_config.js';
-import { COMMAND_FAULTS, RESULT_FAULTS, Swarm } from '../../dist/sim/swarm.js';
 import { VirtualTime } from '../../dist/sim/virtual_time.js';
+import { AZURE_CHAT_2023, drawLength, ROLLOUT } from '../../dist/sim/workloads/quantiles.js';
 
 describe('the oracle', () => {
   const tokens = [5, 9, 2, 7];

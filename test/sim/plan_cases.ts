@@ -3,8 +3,8 @@
 import { mkdtempSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { planOptionsOf } from '../../dist/sim/plan_options.js';
-import type { PlanCase } from '../../dist/sim/plan_workload.js';
+import { planOptionsOf } from '../../dist/sim/plan/options.js';
+import type { PlanCase } from '../../dist/sim/plan/workload.js';
 
 export const QWEN3_8B = {
   architectures: ['Qwen3ForCausalLM'],

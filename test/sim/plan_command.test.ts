@@ -2,8 +2,8 @@ import { readFileSync } from 'node:fs';
 import { Command, Option } from 'commander';
 import { describe, expect, it } from 'vitest';
 import { deviceProfile } from '../../dist/sim/device_profiles.js';
-import { planBroadcast } from '../../dist/sim/plan_broadcast.js';
-import { addPlanFlags, runPlan } from '../../dist/sim/plan_command.js';
+import { planBroadcast } from '../../dist/sim/plan/broadcast.js';
+import { addPlanFlags, runPlan } from '../../dist/sim/plan/command.js';
 import { planCase, planFlags, temporaryFile } from './plan_cases.js';
 
 async function plan(flags: Record<string, unknown>): Promise<string> {

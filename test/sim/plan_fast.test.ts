@@ -1,9 +1,9 @@
 import { describe, expect, it } from 'vitest';
 import { stepTimeUs } from '../../dist/sim/cost_model.js';
-import { fastReplica } from '../../dist/sim/plan_fast.js';
-import { FastPool } from '../../dist/sim/plan_fast_pool.js';
-import { decodeTimeUs } from '../../dist/sim/plan_fast_state.js';
-import { simulateReplica } from '../../dist/sim/plan_replica.js';
+import { fastReplica } from '../../dist/sim/plan/fast.js';
+import { FastPool } from '../../dist/sim/plan/fast_pool.js';
+import { decodeTimeUs } from '../../dist/sim/plan/fast_state.js';
+import { simulateReplica } from '../../dist/sim/plan/replica.js';
 import { planCase } from './plan_cases.js';
 
 async function bothWays(flags: Record<string, unknown>) {

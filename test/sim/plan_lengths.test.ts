@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
-import { drawLengths, type LengthStream, longestOf, parseLengths } from '../../dist/sim/lengths.js';
-import { exactExp, exactLn } from '../../dist/sim/plan_math.js';
+import { drawLengths, type LengthStream, longestOf, parseLengths } from '../../dist/sim/plan/lengths.js';
+import { exactExp, exactLn } from '../../dist/sim/plan/math.js';
 import { temporaryFile } from './plan_cases.js';
 
 const OUTPUT = { flag: '--lengths', field: 'output_tokens' } as const;

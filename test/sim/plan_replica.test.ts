@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { stepTimeUs } from '../../dist/sim/cost_model.js';
-import { simulateReplica } from '../../dist/sim/plan_replica.js';
-import { groupsOf, type PlanCase, promptTokenIds } from '../../dist/sim/plan_workload.js';
+import { simulateReplica } from '../../dist/sim/plan/replica.js';
+import { groupsOf, type PlanCase, promptTokenIds } from '../../dist/sim/plan/workload.js';
 import { planCase } from './plan_cases.js';
 
 const run = (flags: Record<string, unknown>, replica = 0) => simulateReplica(planCase(flags), replica);

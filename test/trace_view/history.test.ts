@@ -1,7 +1,7 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { FRAME_HEAD_BYTES, PREAMBLE_BYTES, paddedBytes } from '../../src/trace/frame.js';
-import type { Span } from '../../src/trace/history_requests.js';
+import type { Span } from '../../src/trace/history/history_requests.js';
 import { type History, readHistory } from '../../src/trace/index.js';
 import { eventfulRun, promptOf, RecordedRun, removeRecordings } from './recorded.js';
 

@@ -5,8 +5,8 @@ import * as flatbuffers from 'flatbuffers';
 import type { WasmCore } from '../../core/index.js';
 import { Stats } from '../../generated/index.js';
 import { fail } from '../failure.js';
+import type { SimulatedHost } from '../host/simulated_host.js';
 import type { Ledger } from '../ledger.js';
-import type { SimulatedHost } from '../simulated_host.js';
 
 /** What keeps steps from being planned, as the core said it last. */
 export interface EngineFlags {

@@ -7,8 +7,8 @@
 import { ErrorCode, FinishReason } from '../../generated/index.js';
 import type { Account } from '../account.js';
 import { fail } from '../failure.js';
+import { drawOf, logprobOf, readingOf, tokenOf, type Vocabulary } from '../host/oracle.js';
 import type { Ending, Ledger } from '../ledger.js';
-import { drawOf, logprobOf, readingOf, tokenOf, type Vocabulary } from '../oracle.js';
 import { describeFinish, type FinishView, type OutputView } from '../outputs.js';
 import type { SequenceView } from '../sequence_view.js';
 import type { StepInFlight } from '../step_in_flight.js';

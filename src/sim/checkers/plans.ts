@@ -4,10 +4,10 @@
 import type { ResolvedCoreConfig } from '../../core/index.js';
 import { SampleState } from '../account.js';
 import { fail } from '../failure.js';
+import { rootOf } from '../host/oracle.js';
+import type { SimulatedHost } from '../host/simulated_host.js';
 import type { Ledger } from '../ledger.js';
-import { rootOf } from '../oracle.js';
 import { SequenceView } from '../sequence_view.js';
-import type { SimulatedHost } from '../simulated_host.js';
 import type { PlanView } from '../step_plan.js';
 import { checkAdmission } from './fairness.js';
 

@@ -1,8 +1,8 @@
 // The run as lanes in time, one per sample: what it did when. Lanes are what the Perfetto export and the report draw. The segments of a lane
 // follow one another and never overlap.
 
-import type { History } from '../history.js';
-import type { RequestLife, SampleLife, Span } from '../history_requests.js';
+import type { History } from '../history/history.js';
+import type { RequestLife, SampleLife, Span } from '../history/history_requests.js';
 import { range } from './text.js';
 
 export type SegmentKind = 'queued' | 'prefill' | 'decode' | 'preempted';

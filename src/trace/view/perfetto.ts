@@ -5,9 +5,9 @@
 // Written event by event: a long run's text is larger than a string may be.
 
 import { Work } from '../../generated/index.js';
-import type { History } from '../history.js';
-import { spacedName } from '../history_commands.js';
-import type { RequestLife } from '../history_requests.js';
+import type { History } from '../history/history.js';
+import { spacedName } from '../history/history_commands.js';
+import type { RequestLife } from '../history/history_requests.js';
 import { type Lane, lanesOf } from './lanes.js';
 import { answerText, range } from './text.js';
 

@@ -4,7 +4,7 @@
 import { readFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import { basename } from 'node:path';
-import type { History } from '../history.js';
+import type { History } from '../history/history.js';
 import { drawReport } from './report_client.js';
 import { reportData } from './report_data.js';
 import { reportOptions } from './report_options.js';

@@ -1,8 +1,8 @@
 // What the report's charts draw, thinned to what a browser can hold: at most MAX_POINTS points a series, MAX_LANES lanes, MAX_SEGMENTS
 // segments. What was left out is said in `notes`, which the page shows.
 
-import type { History } from '../history.js';
-import type { RequestLife } from '../history_requests.js';
+import type { History } from '../history/history.js';
+import type { RequestLife } from '../history/history_requests.js';
 import { type Lane, lanesOf, type Segment } from './lanes.js';
 import { answerText, grouped, range } from './text.js';
 

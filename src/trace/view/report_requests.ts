@@ -1,7 +1,7 @@
 // The report's table of the requests that took longest.
 
-import type { History } from '../history.js';
-import type { RequestLife } from '../history_requests.js';
+import type { History } from '../history/history.js';
+import type { RequestLife } from '../history/history_requests.js';
 import { grouped, time } from './text.js';
 
 const ROWS = 10;

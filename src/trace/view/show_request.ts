@@ -1,8 +1,8 @@
 // `kadenz trace show --request ID`: a request's life, step by step; consecutive decode steps are one line.
 
 import { KadenzError } from '../../errors.js';
-import type { History } from '../history.js';
-import type { RequestLife, SampleEnd, SampleLife, Span } from '../history_requests.js';
+import type { History } from '../history/history.js';
+import type { RequestLife, SampleEnd, SampleLife, Span } from '../history/history_requests.js';
 import { counted, grouped, labelled, range, time } from './text.js';
 
 /** All requests that had this id, by arrival: an id may be used again once its request has ended. */

@@ -3,8 +3,8 @@
 
 import type { StepPlanObject } from '../../core/index.js';
 import { KadenzError } from '../../errors.js';
-import type { History, StepDetail } from '../history.js';
-import { spacedName } from '../history_commands.js';
+import type { History, StepDetail } from '../history/history.js';
+import { spacedName } from '../history/history_commands.js';
 import { counted, grouped, labelled, range, ranges, time } from './text.js';
 
 type Id = number | bigint;

@@ -1,6 +1,6 @@
 // A run in numbers: what `kadenz trace show` prints and the report's head says.
 
-import type { History } from '../history.js';
+import type { History } from '../history/history.js';
 
 export interface Bin {
   /** [from, to] */

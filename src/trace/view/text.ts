@@ -1,6 +1,6 @@
 // How numbers look in texts for people, and the small bars of histograms.
 
-export { counted } from '../history_commands.js';
+export { counted } from '../history/history_commands.js';
 
 /** 1,234,567 */
 export function grouped(value: number): string {
