@@ -202,10 +202,6 @@ function verifySteps(body: Table): void {
   require(samples === tokens, 'steps and token ids differ in number');
   const resultSteps = body.vector(5, 4, 4);
   verifyAscending(message, resultSteps, steps.count - 1, 1);
-  for (let i = 0; i < (resultSteps?.count ?? 0); i += 1) {
-    const at = steps.at + 24 * message.u32(resultSteps!.at + 4 * i);
-    require(message.u32(at + 16) === 0, 'a step has both a whole result and samples of its own');
-  }
   verifyEnds(message, {
     ends: body.vector(6, 4, 4),
     bytes: body.vector(7, 1, 8),
@@ -215,6 +211,10 @@ function verifySteps(body: Table): void {
   const numPlans = planEnds?.count ?? 0;
   require(numPlans === 0 || numPlans === steps.count, 'steps and plans differ in number');
   verifyEnds(message, { ends: planEnds, bytes: body.vector(9, 1, 8), count: numPlans });
+  for (let i = 0; i < (resultSteps?.count ?? 0); i += 1) {
+    const at = steps.at + 24 * message.u32(resultSteps!.at + 4 * i);
+    require(message.u32(at + 16) === 0, 'a step with a whole Result has samples beside it');
+  }
 }
 
 type Vector = { at: number; count: number } | null;
