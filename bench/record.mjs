@@ -4,7 +4,7 @@
 //    where they leave for the main thread). The difference of the medians is the recorder's.
 // 2. The engine answers the same prompts with and without `record`, in turn, on the model of the argument (default: the embedded
 //    one, whose steps are so short that the share is an upper bound). Median of the runs' tokens/s.
-// Prints a table and writes bench/results/record-<date>.json.   node bench/record.mjs [--model DIR] [--runs N] [--sequences N]
+// Prints a table and writes bench/results/record-<model>-<date>.json.   node bench/record.mjs [--model DIR] [--runs N] [--sequences N]
 import { execFileSync } from 'node:child_process';
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { cpus, loadavg, tmpdir } from 'node:os';
@@ -27,7 +27,8 @@ const { values: flags } = parseArgs({
 const sequences = Number(flags.sequences);
 const limits = { us_per_step: 20, share: 0.03, bytes_per_token: 40 };
 
-const median = (values) => [...values].sort((a, b) => a - b)[values.length >> 1];
+const quantile = (values, q) => [...values].sort((a, b) => a - b)[Math.floor(q * values.length)];
+const median = (values) => quantile(values, 0.5);
 
 async function decodingCore(longest) {
   const core = await WasmCore.create({
@@ -118,19 +119,21 @@ async function runEngine(record) {
   }));
   await engine.generate(requests.slice(0, 1));
   const begin = performance.now();
+  const cpu = process.cpuUsage();
   const results = await engine.generate(requests);
   const seconds = (performance.now() - begin) / 1000;
+  const { user, system } = process.cpuUsage(cpu);
   await engine.close();
   const tokens = results
     .flatMap(({ samples }) => samples)
     .reduce((sum, { tokenIds }) => sum + tokenIds.length, 0);
-  return { tokens, tokens_per_s: tokens / seconds };
+  return { tokens, tokens_per_s: tokens / seconds, cpu_us_per_token: (user + system) / tokens };
 }
 
 async function shareOfTokensPerSecond() {
   const folder = mkdtempSync(join(tmpdir(), 'kadenz-bench-'));
   const path = join(folder, 'run.kdz');
-  const [plain, recorded, ratios] = [[], [], []];
+  const [plain, recorded, ratios, cpuRatios] = [[], [], [], []];
   let bytesPerToken = 0;
   for (let run = 0; run < Number(flags.runs) + 1; run++) {
     // Who goes first changes, so that neither has the quieter half of each pair.
@@ -141,6 +144,7 @@ async function shareOfTokensPerSecond() {
     plain.push(pair.get(undefined).tokens_per_s);
     recorded.push(pair.get(path).tokens_per_s);
     ratios.push(pair.get(path).tokens_per_s / pair.get(undefined).tokens_per_s);
+    cpuRatios.push(pair.get(path).cpu_us_per_token / pair.get(undefined).cpu_us_per_token);
     bytesPerToken = statSync(path).size / pair.get(path).tokens;
   }
   rmSync(folder, { recursive: true });
@@ -148,6 +152,8 @@ async function shareOfTokensPerSecond() {
     plain_tokens_per_s: median(plain),
     recorded_tokens_per_s: median(recorded),
     median_pair_ratio: median(ratios),
+    quartiles_of_pair_ratio: [0.25, 0.75].map((q) => quantile(ratios, q)),
+    median_cpu_time_ratio: median(cpuRatios),
     bytes_per_token: bytesPerToken,
     runs: ratios.length,
   };
@@ -171,10 +177,14 @@ row(
   `${run.plain_tokens_per_s.toFixed(0)} ${run.recorded_tokens_per_s.toFixed(0)}`,
   '',
 );
+const [low, high] = run.quartiles_of_pair_ratio.map((ratio) => `${(100 * (1 - ratio)).toFixed(1)} %`);
+row('  half of the pairs lie between', `${high} ${low}`, '');
+row('processor time more (median of pairs)', `${(100 * (run.median_cpu_time_ratio - 1)).toFixed(1)} %`, '');
 row('bytes a token on disk', run.bytes_per_token.toFixed(1), limits.bytes_per_token);
 
+const model = flags.model.replace(/\/+$/, '').split('/').at(-1);
 mkdirSync(new URL('results/', import.meta.url), { recursive: true });
-const file = new URL(`results/record-${started.toISOString().slice(0, 10)}.json`, import.meta.url);
+const file = new URL(`results/record-${model}-${started.toISOString().slice(0, 10)}.json`, import.meta.url);
 const git = () => {
   try {
     return execFileSync('git', ['rev-parse', 'HEAD'], {
@@ -194,6 +204,6 @@ const report = {
   limits,
   sequences,
   step,
-  run: { model: flags.model.split('/').at(-1), ...run, share_lost: share },
+  run: { model, ...run, share_lost: share },
 };
 writeFileSync(file, `${JSON.stringify(report, null, 2)}\n`);
