@@ -30,26 +30,42 @@ function putRequests(c: CoreState, inventory: usize, cursor: usize): usize {
   for (let next = c.firstLive; next != 0; next = changetype<Request>(next).nextLive, to += 8)
     store<u64>(to, changetype<Request>(next).arrival);
   at = Inventory.put_request_arrival(inventory, at, elementsAt(at, 8), count);
-  to = elementsAt(at, 4);
-  for (let next = c.firstLive; next != 0; next = changetype<Request>(next).nextLive, to += 4)
-    store<i32>(to, changetype<Request>(next).priority);
-  at = Inventory.put_request_priority(inventory, at, elementsAt(at, 4), count);
-  to = elementsAt(at, 4);
-  for (let next = c.firstLive; next != 0; next = changetype<Request>(next).nextLive, to += 4)
-    store<u32>(to, changetype<Request>(next).numPromptTokens);
-  at = Inventory.put_request_prompt_tokens(inventory, at, elementsAt(at, 4), count);
-  to = elementsAt(at, 4);
-  for (let next = c.firstLive; next != 0; next = changetype<Request>(next).nextLive, to += 4)
-    store<u32>(to, numUnstarted(changetype<Request>(next)));
-  at = Inventory.put_request_unstarted(inventory, at, elementsAt(at, 4), count);
+  at = Inventory.put_request_priority(inventory, at, putRequestColumn(c, at, RequestField.priority), count);
+  at = Inventory.put_request_prompt_tokens(
+    inventory,
+    at,
+    putRequestColumn(c, at, RequestField.promptTokens),
+    count,
+  );
+  at = Inventory.put_request_unstarted(inventory, at, putRequestColumn(c, at, RequestField.unstarted), count);
   to = elementsAt(at, 1);
   for (let next = c.firstLive; next != 0; next = changetype<Request>(next).nextLive, to++)
     store<u8>(to, changetype<Request>(next).held ? 1 : 0);
   return Inventory.put_request_held(inventory, at, elementsAt(at, 1), count);
 }
 
-/** Fields of a sequence that are a column of u32. */
-const enum Field {
+/** Fields of a request that are a column of 32 bits. */
+const enum RequestField {
+  priority = 0,
+  promptTokens = 1,
+  unstarted = 2,
+}
+
+function requestField(request: Request, field: RequestField): u32 {
+  if (field == RequestField.priority) return <u32>request.priority;
+  return field == RequestField.promptTokens ? request.numPromptTokens : numUnstarted(request);
+}
+
+/** Writes a column where it comes to stand at the cursor, and gives its first element. */
+function putRequestColumn(c: CoreState, cursor: usize, field: RequestField): usize {
+  let to = elementsAt(cursor, 4);
+  for (let next = c.firstLive; next != 0; next = changetype<Request>(next).nextLive, to += 4)
+    store<u32>(to, requestField(changetype<Request>(next), field));
+  return elementsAt(cursor, 4);
+}
+
+/** Fields of a sequence that are a column of 32 bits. */
+const enum SequenceField {
   sample = 0,
   slot = 1,
   tokens = 2,
@@ -58,12 +74,12 @@ const enum Field {
   preemptions = 5,
 }
 
-function fieldOf(sequence: Sequence, field: Field): u32 {
-  if (field == Field.sample) return sequence.sample;
-  if (field == Field.slot) return sequence.slot;
-  if (field == Field.tokens) return sequence.numTokens;
-  if (field == Field.computed) return sequence.computed;
-  return field == Field.blocks ? sequence.numBlocks : sequence.preemptions;
+function sequenceField(sequence: Sequence, field: SequenceField): u32 {
+  if (field == SequenceField.sample) return sequence.sample;
+  if (field == SequenceField.slot) return sequence.slot;
+  if (field == SequenceField.tokens) return sequence.numTokens;
+  if (field == SequenceField.computed) return sequence.computed;
+  return field == SequenceField.blocks ? sequence.numBlocks : sequence.preemptions;
 }
 
 /** The next record in use at or after `address`, or the end. */
@@ -74,12 +90,12 @@ function nextInUse(c: CoreState, address: usize): usize {
   return at;
 }
 
-function putColumn(c: CoreState, cursor: usize, count: u32, field: Field): usize {
+function putSequenceColumn(c: CoreState, cursor: usize, count: u32, field: SequenceField): usize {
   let from = c.sequences;
   let to = elementsAt(cursor, 4);
   for (let index: u32 = 0; index < count; index++, to += 4) {
     from = nextInUse(c, from);
-    store<u32>(to, fieldOf(changetype<Sequence>(from), field));
+    store<u32>(to, sequenceField(changetype<Sequence>(from), field));
     from += SEQUENCE_BYTES;
   }
   return elementsAt(cursor, 4);
@@ -96,7 +112,12 @@ function putSequences(c: CoreState, inventory: usize, cursor: usize): usize {
     from += SEQUENCE_BYTES;
   }
   at = Inventory.put_sequence_request(inventory, at, elementsAt(at, 8), count);
-  at = Inventory.put_sequence_sample(inventory, at, putColumn(c, at, count, Field.sample), count);
+  at = Inventory.put_sequence_sample(
+    inventory,
+    at,
+    putSequenceColumn(c, at, count, SequenceField.sample),
+    count,
+  );
   from = c.sequences;
   to = elementsAt(at, 1);
   for (let index: u32 = 0; index < count; index++, to++) {
@@ -105,9 +126,29 @@ function putSequences(c: CoreState, inventory: usize, cursor: usize): usize {
     from += SEQUENCE_BYTES;
   }
   at = Inventory.put_sequence_state(inventory, at, elementsAt(at, 1), count);
-  at = Inventory.put_sequence_slot(inventory, at, putColumn(c, at, count, Field.slot), count);
-  at = Inventory.put_sequence_tokens(inventory, at, putColumn(c, at, count, Field.tokens), count);
-  at = Inventory.put_sequence_computed(inventory, at, putColumn(c, at, count, Field.computed), count);
-  at = Inventory.put_sequence_blocks(inventory, at, putColumn(c, at, count, Field.blocks), count);
-  return Inventory.put_sequence_preemptions(inventory, at, putColumn(c, at, count, Field.preemptions), count);
+  at = Inventory.put_sequence_slot(inventory, at, putSequenceColumn(c, at, count, SequenceField.slot), count);
+  at = Inventory.put_sequence_tokens(
+    inventory,
+    at,
+    putSequenceColumn(c, at, count, SequenceField.tokens),
+    count,
+  );
+  at = Inventory.put_sequence_computed(
+    inventory,
+    at,
+    putSequenceColumn(c, at, count, SequenceField.computed),
+    count,
+  );
+  at = Inventory.put_sequence_blocks(
+    inventory,
+    at,
+    putSequenceColumn(c, at, count, SequenceField.blocks),
+    count,
+  );
+  return Inventory.put_sequence_preemptions(
+    inventory,
+    at,
+    putSequenceColumn(c, at, count, SequenceField.preemptions),
+    count,
+  );
 }

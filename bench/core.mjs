@@ -5,12 +5,10 @@
 // outside of the measured part: making them is the host's work. The three sizes are measured in turn, round by round, so that a slow
 // minute of the machine is not one size's alone. Prints a table with the ratio to the target (60 ns a sequence at 1,024 sequences) and
 // writes bench/results/core-<date>.json.
-import { execFileSync } from 'node:child_process';
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
-import { cpus, loadavg, totalmem } from 'node:os';
-import * as flatbuffers from 'flatbuffers';
-import { coreSha256, encodeCommand, encodeResult, WasmCore } from '../dist/core/index.js';
-import { Result } from '../dist/generated/index.js';
+import { cpus, loadavg } from 'node:os';
+import { encodeCommand, WasmCore } from '../dist/core/index.js';
+import { preparedResult } from './prepared_result.mjs';
+import { writeReport } from './report.mjs';
 
 const targetNs = 60;
 const blockSize = 16;
@@ -49,26 +47,6 @@ async function decodingCore(sequences, steps, maxStepsInFlight) {
     );
   }
   return core;
-}
-
-/** A result's bytes for `samples` samples, and how to make them those of another step. */
-function preparedResult(samples) {
-  const bytes = encodeResult({
-    step: 1,
-    tokenIds: Int32Array.from({ length: samples }, (_, i) => 1 + ((i * 31) % 49_999)),
-    logprobs: new Float32Array(samples).fill(-1),
-    ranks: new Uint32Array(samples),
-    topEnds: new Uint32Array(samples),
-  });
-  const table = Result.getRootAsResult(new flatbuffers.ByteBuffer(bytes));
-  const at = table.bb_pos + table.bb.__offset(table.bb_pos, 4);
-  const view = new DataView(bytes.buffer, bytes.byteOffset);
-  return {
-    bytes,
-    setStep(step) {
-      view.setBigUint64(at, BigInt(step), true);
-    },
-  };
 }
 
 const now = () => process.hrtime.bigint();
@@ -131,14 +109,6 @@ function quantile(values, q) {
   return sorted[Math.min(sorted.length - 1, Math.floor(q * sorted.length))];
 }
 
-function git(...args) {
-  try {
-    return execFileSync('git', args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] }).trim();
-  } catch {
-    return null;
-  }
-}
-
 const rows = [];
 const started = new Date();
 console.log(
@@ -170,30 +140,7 @@ for (const depth of [1, 2]) {
   console.log(`depth ${depth}: a sequence at 8,192 costs ${growth.toFixed(2)} times one at 1,024`);
 }
 
-const file = new URL(`results/core-${started.toISOString().slice(0, 10)}.json`, import.meta.url);
-mkdirSync(new URL('results/', import.meta.url), { recursive: true });
-const version = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')).version;
-const report = {
-  benchmark: 'core',
-  date: started.toISOString(),
-  target_ns_per_sequence_at_1024: targetNs,
-  versions: {
-    kadenz: version,
-    commit: git('rev-parse', 'HEAD'),
-    core_sha256: await coreSha256(),
-    node: process.version,
-    v8: process.versions.v8,
-  },
-  machine: {
-    cpu: cpus()[0].model,
-    cores: cpus().length,
-    memory_bytes: totalmem(),
-    load_1min: loadavg()[0],
-    os: `${process.platform} ${process.arch}`,
-  },
-  rows,
-};
-writeFileSync(file, `${JSON.stringify(report, null, 2)}\n`);
+await writeReport('core', { started, target_ns_per_sequence_at_1024: targetNs, rows });
 const within = rows
   .filter((row) => row.sequences === 1024)
   .every((row) => row.p50_ns_per_sequence <= targetNs);

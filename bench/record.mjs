@@ -5,16 +5,15 @@
 // 2. The engine answers the same prompts with and without `record`, in turn, on the model of the argument (default: the embedded
 //    one, whose steps are so short that the share is an upper bound). Median of the runs' tokens/s.
 // Prints a table and writes bench/results/record-<model>-<date>.json.   node bench/record.mjs [--model DIR] [--runs N] [--sequences N]
-import { execFileSync } from 'node:child_process';
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, rmSync, statSync } from 'node:fs';
 import { cpus, loadavg, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
-import * as flatbuffers from 'flatbuffers';
-import { coreSha256, encodeCommand, encodeResult, WasmCore } from '../dist/core/index.js';
-import { Result } from '../dist/generated/index.js';
+import { encodeCommand, WasmCore } from '../dist/core/index.js';
 import { Engine } from '../dist/index.js';
 import { RecordingCore, TraceRecorder } from '../dist/trace/index.js';
+import { preparedResult } from './prepared_result.mjs';
+import { writeReport } from './report.mjs';
 
 const { values: flags } = parseArgs({
   options: {
@@ -52,24 +51,10 @@ function addRequests(core, longest) {
   core.apply(encodeCommand(1, { type: 'addRequests', requests }));
 }
 
-function preparedResult() {
-  const bytes = encodeResult({
-    step: 1,
-    tokenIds: Int32Array.from({ length: sequences }, (_, i) => 1 + i),
-    logprobs: new Float32Array(sequences).fill(-1),
-    ranks: new Uint32Array(sequences),
-    topEnds: new Uint32Array(sequences),
-  });
-  const table = Result.getRootAsResult(new flatbuffers.ByteBuffer(bytes));
-  const at = table.bb_pos + table.bb.__offset(table.bb_pos, 4);
-  const view = new DataView(bytes.buffer, bytes.byteOffset);
-  return { bytes, setStep: (step) => view.setBigUint64(at, BigInt(step), true) };
-}
-
 async function costOfAStep() {
   const [rounds, steps] = [24, 200];
   const longest = 64 + rounds * steps;
-  const result = preparedResult();
+  const result = preparedResult(sequences);
   const sides = [];
   for (const isRecorded of [false, true]) {
     const core = await decodingCore(longest);
@@ -183,27 +168,11 @@ row('processor time more (median of pairs)', `${(100 * (run.median_cpu_time_rati
 row('bytes a token on disk', run.bytes_per_token.toFixed(1), limits.bytes_per_token);
 
 const model = flags.model.replace(/\/+$/, '').split('/').at(-1);
-mkdirSync(new URL('results/', import.meta.url), { recursive: true });
-const file = new URL(`results/record-${model}-${started.toISOString().slice(0, 10)}.json`, import.meta.url);
-const git = () => {
-  try {
-    return execFileSync('git', ['rev-parse', 'HEAD'], {
-      encoding: 'utf8',
-      stdio: ['ignore', 'pipe', 'ignore'],
-    }).trim();
-  } catch {
-    return null;
-  }
-};
-const { version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8'));
-const report = {
-  benchmark: 'record',
-  date: started.toISOString(),
-  versions: { kadenz: version, commit: git(), core_sha256: await coreSha256(), node: process.version },
-  machine: { cpu: cpus()[0].model, cores: cpus().length, load_1min: loadavg()[0] },
+await writeReport('record', {
+  started,
+  name: `record-${model}`,
   limits,
   sequences,
   step,
   run: { model, ...run, share_lost: share },
-};
-writeFileSync(file, `${JSON.stringify(report, null, 2)}\n`);
+});

@@ -5,13 +5,13 @@
 // Each trace is replayed several times from its file, everything included but the start of the process: opening, checksums, verification,
 // the core, the comparison. The rounds of the three kinds take turns, so that a slow minute of the machine is not one kind's alone. Prints
 // a table with the ratio to the target (200,000 steps a minute) and writes bench/results/replay-<date>.json.
-import { execFileSync } from 'node:child_process';
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
-import { cpus, loadavg, tmpdir, totalmem } from 'node:os';
+import { mkdtempSync, rmSync, statSync } from 'node:fs';
+import { cpus, loadavg, tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { coreSha256, encodeCommand, encodeResult, messageBuffer, WasmCore } from '../dist/core/index.js';
+import { encodeCommand, encodeResult, messageBuffer, WasmCore } from '../dist/core/index.js';
 import { Instruction, StepPlan } from '../dist/generated/index.js';
 import { RecordingCore, replayTrace, TraceRecorder, TraceWriter } from '../dist/trace/index.js';
+import { writeReport } from './report.mjs';
 
 const targetStepsPerMinute = 200_000;
 const sequences = 64;
@@ -84,14 +84,6 @@ async function record(path, { plans, compression }) {
   return step;
 }
 
-function git(...args) {
-  try {
-    return execFileSync('git', args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] }).trim();
-  } catch {
-    return null;
-  }
-}
-
 const median = (values) => [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)];
 
 const started = new Date();
@@ -144,29 +136,6 @@ try {
   rmSync(folder, { recursive: true, force: true });
 }
 
-const file = new URL(`results/replay-${started.toISOString().slice(0, 10)}.json`, import.meta.url);
-mkdirSync(new URL('results/', import.meta.url), { recursive: true });
-const version = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')).version;
-const report = {
-  benchmark: 'replay',
-  date: started.toISOString(),
-  target_steps_per_minute_at_64: targetStepsPerMinute,
-  versions: {
-    kadenz: version,
-    commit: git('rev-parse', 'HEAD'),
-    core_sha256: await coreSha256(),
-    node: process.version,
-    v8: process.versions.v8,
-  },
-  machine: {
-    cpu: cpus()[0].model,
-    cores: cpus().length,
-    memory_bytes: totalmem(),
-    load_1min: loadavg()[0],
-    os: `${process.platform} ${process.arch}`,
-  },
-  rows,
-};
-writeFileSync(file, `${JSON.stringify(report, null, 2)}\n`);
+await writeReport('replay', { started, target_steps_per_minute_at_64: targetStepsPerMinute, rows });
 const within = rows.every((row) => row.steps_per_minute >= targetStepsPerMinute);
 console.log(within ? 'within the target' : 'below the target');

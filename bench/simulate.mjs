@@ -5,27 +5,15 @@
 // The target is 10,000 runs of 500 steps in 10 minutes on 2 cores. CPU time is what the machine's other work does not
 // change, so the figure that the target is held against is CPU time of all threads, spread over 2 cores. Writes
 // bench/results/simulate-<date>.json.
-import { execFileSync } from 'node:child_process';
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
-import { availableParallelism, cpus, loadavg, totalmem } from 'node:os';
-import { coreSha256 } from '../dist/core/index.js';
+import { availableParallelism, cpus, loadavg } from 'node:os';
 import { runSession } from '../dist/sim/session.js';
+import { writeReport } from './report.mjs';
 
 const TARGET_RUNS = 10_000;
 const TARGET_MINUTES = 10;
 const TARGET_CORES = 2;
 
 const [runs = 400, steps = 500, workers = availableParallelism()] = process.argv.slice(2).map(Number);
-const { version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8'));
-
-function git(...args) {
-  try {
-    return execFileSync('git', args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] }).trim();
-  } catch {
-    return null;
-  }
-}
-
 const began = process.hrtime.bigint();
 const cpuBefore = process.cpuUsage();
 const report = await runSession({
@@ -68,32 +56,4 @@ console.log(
 );
 
 const started = new Date();
-const folder = new URL('results/', import.meta.url);
-mkdirSync(folder, { recursive: true });
-writeFileSync(
-  new URL(`simulate-${started.toISOString().slice(0, 10)}.json`, folder),
-  `${JSON.stringify(
-    {
-      benchmark: 'simulate',
-      date: started.toISOString(),
-      target_minutes: TARGET_MINUTES,
-      versions: {
-        kadenz: version,
-        commit: git('rev-parse', 'HEAD'),
-        core_sha256: await coreSha256(),
-        node: process.version,
-        v8: process.versions.v8,
-      },
-      machine: {
-        cpu: cpus()[0].model,
-        cores: cpus().length,
-        memory_bytes: totalmem(),
-        load_1min: loadavg()[0],
-        os: `${process.platform} ${process.arch}`,
-      },
-      rows: [row],
-    },
-    null,
-    2,
-  )}\n`,
-);
+await writeReport('simulate', { started, target_minutes: TARGET_MINUTES, rows: [row] });

@@ -12,6 +12,7 @@ import {
 } from '../trace/index.js';
 import { stateInWords } from './core_state.js';
 import { numberFlag } from './flags.js';
+import { watchInterrupts } from './interrupts.js';
 import {
   bisectionAsJson,
   bisectionInWords,
@@ -228,23 +229,4 @@ function startBar(format: string, total: number | null): SingleBar | null {
   const bar = new SingleBar({ ...options, clearOnComplete: true, stream: process.stderr });
   bar.start(total ?? 0, 0);
   return bar;
-}
-
-const SIGNAL_EXIT_CODES = { SIGINT: 130, SIGTERM: 143 } as const;
-
-/** The first interrupt ends the replay after the event at hand; the second one ends the process. */
-function watchInterrupts(stop: AbortController) {
-  let exitCode: number | null = null;
-  const unwatch = () => {
-    process.off('SIGINT', onSignal);
-    process.off('SIGTERM', onSignal);
-  };
-  const onSignal = (name: NodeJS.Signals) => {
-    exitCode = SIGNAL_EXIT_CODES[name as keyof typeof SIGNAL_EXIT_CODES];
-    unwatch();
-    stop.abort();
-  };
-  process.on('SIGINT', onSignal);
-  process.on('SIGTERM', onSignal);
-  return { exitCode: () => exitCode, unwatch };
 }

@@ -3,6 +3,7 @@
 
 import { Engine, type EngineOptions, KadenzError } from '../index.js';
 import { countInputLines, type InputLine, readInputLines } from './input_lines.js';
+import { watchInterrupts } from './interrupts.js';
 import { openOutput } from './output_file.js';
 import { createLogger, type LogLevel, Progress } from './progress.js';
 import { errorLine } from './request_line.js';
@@ -25,15 +26,13 @@ export type Answerer = (
   line: number,
 ) => Promise<Record<string, unknown> | null>;
 
-const SIGNAL_EXIT_CODES = { SIGINT: 130, SIGTERM: 143 } as const;
-
 /** Lines read ahead of the first unfinished one, beside those that the scheduler holds. */
 const WINDOW_LINES = 4096;
 
 /** The exit code: 0, 1 when a line failed, 130 or 143 when interrupted. Throws a KadenzError when the run itself failed. */
 export async function runSession(options: SessionOptions): Promise<number> {
   const stop = new AbortController();
-  const interrupts = watchInterrupts(stop);
+  const interrupts = watchInterrupts(stop, 'writing what is finished');
   const output = await openOutput(options.output);
   let engine: Engine | null = null;
   try {
@@ -97,22 +96,4 @@ async function* givenLines(lines: InputLine[]): AsyncGenerator<InputLine> {
 
 async function countIfShown(path: string, signal: AbortSignal): Promise<number | null> {
   return process.stderr.isTTY ? countInputLines(path, signal) : null;
-}
-
-function watchInterrupts(stop: AbortController) {
-  let exitCode: number | null = null;
-  const unwatch = () => {
-    process.off('SIGINT', onSignal);
-    process.off('SIGTERM', onSignal);
-  };
-  const onSignal = (name: NodeJS.Signals) => {
-    exitCode = SIGNAL_EXIT_CODES[name as keyof typeof SIGNAL_EXIT_CODES];
-    // Without a listener the next signal does what signals do: it ends the process, a step on the device or not.
-    unwatch();
-    process.stderr.write('\nInterrupted: writing what is finished. Once more ends at once.\n');
-    stop.abort();
-  };
-  process.on('SIGINT', onSignal);
-  process.on('SIGTERM', onSignal);
-  return { exitCode: () => exitCode, unwatch };
 }

@@ -15,6 +15,7 @@ import { runSession, type SessionReport } from '../sim/session.js';
 import { summaryJson, summaryText } from '../sim/summary.js';
 import { type FileRequest, parseWorkload } from '../sim/workloads/file_workload.js';
 import { WORKLOADS, type WorkloadName } from '../sim/workloads/workload.js';
+import { watchInterrupts } from './interrupts.js';
 
 interface SimulateFlags {
   plan?: boolean;
@@ -127,7 +128,7 @@ async function simulate(flags: SimulateFlags): Promise<number> {
   const workers =
     flags.workers === undefined ? undefined : wholeNumber(flags.workers, '--workers', 1, MAX_WORKERS);
   const stop = new AbortController();
-  const interrupts = watchInterrupts(stop);
+  const interrupts = watchInterrupts(stop, 'finishing the runs that have begun');
   const bar = process.stderr.isTTY ? startBar(runs) : null;
   let report: SessionReport;
   try {
@@ -228,16 +229,4 @@ function startBar(total: number): SingleBar {
   });
   bar.start(total, 0);
   return bar;
-}
-
-function watchInterrupts(stop: AbortController) {
-  let exitCode: number | null = null;
-  const onSignal = () => {
-    exitCode = 130;
-    process.off('SIGINT', onSignal);
-    process.stderr.write('\nInterrupted: finishing the runs that have begun. Once more ends at once.\n');
-    stop.abort();
-  };
-  process.on('SIGINT', onSignal);
-  return { exitCode: () => exitCode, unwatch: () => process.off('SIGINT', onSignal) };
 }

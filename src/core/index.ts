@@ -15,7 +15,7 @@ export type {
   SequenceObject,
   StepPlanObject,
 } from './instructions.js';
-export { decodeInstruction } from './instructions.js';
+export { decodeInstruction, decodeParams, memoryTags } from './instructions.js';
 export { INTEGRITY_RULES } from './integrity_rules.js';
 export type {
   InventoryObject,

@@ -255,7 +255,8 @@ function decodeOpens(plan: wire.StepPlan): OpenObject[] {
   });
 }
 
-function decodeParams(params: wire.SamplingParams): Required<SamplingParamsObject> {
+/** Sampling parameters off the wire. */
+export function decodeParams(params: wire.SamplingParams): Required<SamplingParamsObject> {
   return {
     seed: fromWide(params.seed()),
     temperature: params.temperature(),

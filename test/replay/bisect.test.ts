@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { type BisectReport, bisectTraces } from '../../src/trace/index.js';
+import { buildChangedCore } from '../support/changed_core.js';
 import { changedSteps, framesOf, scratchFolder, withPayloads } from './damage.js';
-import { coreWith } from './other_core.js';
 import { promptOf, RecordedRun, type RequestDraft } from './recorded_run.js';
 
 const scratch = scratchFolder();
@@ -52,7 +52,11 @@ async function bisect(a: Variant | Buffer, b: Variant | Buffer): Promise<BisectR
   return bisectTraces([scratch.write('a.kdz', left!), scratch.write('b.kdz', right!)]);
 }
 
-const PREFILL_CAP = /return c\.longPrefillTokenThreshold > 0 \?.*;/;
+const PREFILL_CAP = {
+  file: 'scheduler.ts',
+  from: 'return c.longPrefillTokenThreshold > 0 ? min(c.longPrefillTokenThreshold, budget) : budget;',
+  to: 'return min<u32>(8, budget);',
+};
 
 async function recordedBy(wasm: Uint8Array | undefined): Promise<Buffer> {
   const run = await RecordedRun.create({}, { wasm });
@@ -133,7 +137,7 @@ describe('bisecting two traces', () => {
   });
 
   it('tells a plan that another core made by request and field, since both traces have plans', async () => {
-    const wasm = await coreWith('scheduler.ts', PREFILL_CAP, 'return min<u32>(8, budget);');
+    const wasm = await buildChangedCore([PREFILL_CAP]);
     const [a, b] = await Promise.all([undefined, wasm].map((core) => recordedBy(core)));
     const { difference, notes } = await bisect(a!, b!);
     expect(difference).toMatchObject({

@@ -4,8 +4,8 @@ import { decodeInstruction, decodeResult, encodeResult } from '../../src/core/in
 import type { TraceSteps } from '../../src/generated/index.js';
 import type { Difference } from '../../src/trace/index.js';
 import { replayTrace, TraceReader } from '../../src/trace/index.js';
+import { buildChangedCore } from '../support/changed_core.js';
 import { changedSteps, framesOf, scratchFolder, withPayloads } from './damage.js';
-import { coreWith } from './other_core.js';
 import { promptOf, RecordedRun, type RecordingOptions } from './recorded_run.js';
 
 const scratch = scratchFolder();
@@ -292,11 +292,9 @@ describe('a replay of plans', () => {
 
   it('tells a core that stops on a broken invariant, at the step where it does', async () => {
     const { file } = await smallRun(2);
-    const wasm = await coreWith(
-      'scheduler.ts',
-      /clearPlan\(c\);/,
-      "clearPlan(c); ensure(c.step < 4, 'planted');",
-    );
+    const wasm = await buildChangedCore([
+      { file: 'scheduler.ts', from: 'clearPlan(c);', to: "clearPlan(c); ensure(c.step < 4, 'planted');" },
+    ]);
     expect(await differenceOf(scratch.write('stops.kdz', file), { wasm })).toMatchObject({
       ...{ step: 3, field: 'core', left: 'the step was executed' },
       right: expect.stringMatching(/^the core stopped on a broken invariant: planted/),

@@ -5,7 +5,7 @@
 
 import { describe, expect, it } from 'vitest';
 import { runOnce } from '../../dist/sim/run_task.js';
-import { buildChangedCore, type Change } from './planted_core.js';
+import { buildChangedCore, type Change } from '../support/changed_core.js';
 
 const MOST_RUNS = 40;
 const STEPS = 300;

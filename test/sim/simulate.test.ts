@@ -7,8 +7,8 @@ import { runSeed } from '../../dist/sim/random.js';
 import { type RunTask, recordOnce, runOnce } from '../../dist/sim/run_task.js';
 import { runSession } from '../../dist/sim/session.js';
 import { replayTrace } from '../../dist/trace/index.js';
+import { buildChangedCore } from '../support/changed_core.js';
 import { runCli } from '../support/run_cli.js';
-import { buildChangedCore } from './planted_core.js';
 
 const folder = mkdtempSync(join(tmpdir(), 'kadenz-simulate-'));
 afterAll(() => rmSync(folder, { recursive: true }));

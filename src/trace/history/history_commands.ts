@@ -1,7 +1,7 @@
 // Commands of a trace in words, and the requests that they add.
 
-import { fromWide, messageBuffer } from '../../core/flat.js';
-import { memoryTags } from '../../core/instructions.js';
+import { fromWide } from '../../core/flat.js';
+import { memoryTags, messageBuffer } from '../../core/index.js';
 import * as wire from '../../generated/index.js';
 
 type Id = number | bigint;

@@ -1,6 +1,12 @@
 // A recorded command as a plain object, to be named and compared.
 
-import { memoryTagBits, messageBuffer, type ResolvedCoreConfig, WasmCore } from '../../core/index.js';
+import {
+  decodeParams,
+  memoryTags,
+  messageBuffer,
+  type ResolvedCoreConfig,
+  WasmCore,
+} from '../../core/index.js';
 import * as wire from '../../generated/index.js';
 import { snakeCase } from './difference.js';
 
@@ -51,11 +57,11 @@ function payloadFields(command: wire.Command): Record<string, unknown> {
     }
     case CommandPayload.ReleaseMemory: {
       const release: wire.ReleaseMemory = command.payload(new wire.ReleaseMemory());
-      return { tags: tagNames(release.tags()), abortRunning: release.abortRunning() };
+      return { tags: memoryTags(release.tags()), abortRunning: release.abortRunning() };
     }
     case CommandPayload.ResumeMemory: {
       const resume: wire.ResumeMemory = command.payload(new wire.ResumeMemory());
-      return { tags: tagNames(resume.tags()) };
+      return { tags: memoryTags(resume.tags()) };
     }
     case CommandPayload.LoadAdapter: {
       const load: wire.LoadAdapter = command.payload(new wire.LoadAdapter());
@@ -92,10 +98,6 @@ function allRequests(add: wire.AddRequests): Record<string, unknown>[] {
   return requests;
 }
 
-function tagNames(bits: number): string[] {
-  return (['kv_cache', 'weights'] as const).filter((tag) => (bits & memoryTagBits([tag])) !== 0);
-}
-
 function requestFields(request: wire.Request): Record<string, unknown> {
   const params = request.params();
   return {
@@ -113,20 +115,6 @@ function requestFields(request: wire.Request): Record<string, unknown> {
 }
 
 function paramFields(params: wire.SamplingParams): Record<string, unknown> {
-  return {
-    seed: String(params.seed()),
-    temperature: params.temperature(),
-    topP: params.topP(),
-    minP: params.minP(),
-    repetitionPenalty: params.repetitionPenalty(),
-    presencePenalty: params.presencePenalty(),
-    frequencyPenalty: params.frequencyPenalty(),
-    topK: params.topK(),
-    maxTokens: params.maxTokens(),
-    minTokens: params.minTokens(),
-    logprobs: params.logprobs(),
-    promptLogprobs: params.promptLogprobs(),
-    logprobsMode: wire.LogprobsMode[params.logprobsMode()],
-    ignoreEos: params.ignoreEos(),
-  };
+  const mode = wire.LogprobsMode[params.logprobsMode()] ?? params.logprobsMode();
+  return { ...decodeParams(params), seed: String(params.seed()), logprobsMode: mode };
 }

@@ -1,4 +1,4 @@
-// Builds the core with a bug in it: assembly/ in a temporary folder, with pieces of its text replaced.
+// Builds another core than the one in build/: assembly/ in a temporary folder, with pieces of its text replaced.
 
 import { cpSync, mkdtempSync, readFileSync, realpathSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
