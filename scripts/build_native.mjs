@@ -1,5 +1,7 @@
 // Builds the native host and its tests with cmake-js: build/native/Release/kadenz.node, build/native/test/native_tests.
 // Needs cmake (3.20 or newer) and a C++20 compiler; downloads nothing (the headers are node-api-headers').
+// Where nvcc is found, also the CUDA library build/native/Release/kadenz_cuda.so; KADENZ_CUDA_ARCHITECTURES=90a-real builds it for
+// one kind of GPU only, KADENZ_CUDA=OFF not at all.
 // Does nothing when sources, tools and outputs are as the last build left them. `--force` builds anyway.
 
 import { spawnSync } from 'node:child_process';
@@ -54,7 +56,14 @@ function digestOfSources() {
       .update(readFileSync(path))
       .update('\0');
   }
-  return hash.digest('hex');
+  return hash.update(cudaDefinitions().join(' ')).digest('hex');
+}
+
+/** What the environment says about the CUDA library, for CMake. */
+function cudaDefinitions() {
+  return ['KADENZ_CUDA', 'KADENZ_CUDA_ARCHITECTURES']
+    .filter((name) => process.env[name] !== undefined)
+    .map((name) => `--CD${name}=${process.env[name]}`);
 }
 
 if (!existsSync(join(sourceFolder, 'generated/instruction_generated.h'))) {
@@ -69,11 +78,11 @@ if (stamp !== digest || !existsSync(addonPath) || process.argv.includes('--force
   // Configuring each time costs a second and picks up new files and changed paths. Ninja is used where there is one.
   // The addon comes first: it is wanted even where a test doesn't compile.
   for (const command of [['configure'], ['build', '-T', 'kadenz'], ['build']]) {
-    const { status } = spawnSync(
-      process.execPath,
-      [cmakeJs, ...command, '-d', sourceFolder, '-O', buildFolder, '-B', 'Release', '-p', '2', '-l', 'warn'],
-      { stdio: 'inherit', cwd: repository },
-    );
+    const options = ['-d', sourceFolder, '-O', buildFolder, '-B', 'Release', '-p', '2', '-l', 'warn'];
+    const { status } = spawnSync(process.execPath, [cmakeJs, ...command, ...options, ...cudaDefinitions()], {
+      stdio: 'inherit',
+      cwd: repository,
+    });
     if (status !== 0) fail(`cmake-js ${command.join(' ')} failed; its messages are above.`);
   }
   if (!existsSync(addonPath)) fail(`the build ended well but made no ${relative(repository, addonPath)}.`);

@@ -11,15 +11,9 @@
 import { type CommandBody, decodeStats, type StatsObject } from './core/index.js';
 import { AbortSignals } from './engine/abort_signals.js';
 import { RequestCollector } from './engine/collector.js';
-import { Dispatcher } from './engine/dispatcher.js';
-import {
-  checkEngineOptions,
-  type EngineLogger,
-  type EngineOptions,
-  resolveEngineOptions,
-} from './engine/options.js';
-import { checkRecordOptions, startRecording } from './engine/recording.js';
+import type { EngineOptions } from './engine/options.js';
 import { checkRequestForm, type PreparedRequest, prepareRequest } from './engine/request.js';
+import { type EngineInfo, type EngineParts, startEngine } from './engine/start.js';
 import { SampleStream } from './engine/stream.js';
 import type {
   GenerateRequest,
@@ -30,12 +24,10 @@ import type {
   StreamDelta,
 } from './engine/types.js';
 import { KadenzError } from './errors.js';
-import type { HostInfo } from './host/host.js';
-import { loadModel } from './model/index.js';
 import { graceFor } from './rank/grace.js';
-import { Rank } from './rank/rank.js';
 import { Tokenizer } from './tokenizer/index.js';
-import type { TraceWriter } from './trace/index.js';
+
+export type { EngineInfo };
 
 export interface CallOptions {
   /** Ends the call's requests with finishReason 'abort'. */
@@ -53,35 +45,11 @@ export interface EngineStats extends StatsObject {
   numQueued: number;
 }
 
-/** What one engine came to, for its user to read. */
-export interface EngineInfo {
-  model: string;
-  dtype: 'float32' | 'bfloat16';
-  vocabSize: number;
-  maxModelLen: number;
-  maxNumSeqs: number;
-  maxNumBatchedTokens: number;
-  kvCacheBlocks: number;
-  blockSize: number;
-  numThreads: number;
-  host: HostInfo;
-}
-
 /** Text is turned into tokens for so many requests before other events get their turn. */
 const ENCODES_PER_TURN = 8;
 
 /** How long the core may take to acknowledge its shutdown: a step or two. */
 const SHUT_DOWN_GRACE_MS = 10_000;
-
-interface EngineParts {
-  info: EngineInfo;
-  seed: bigint;
-  maxN: number;
-  dispatcher: Dispatcher;
-  rank: Rank;
-  trace: TraceWriter | null;
-  logger: EngineLogger | undefined;
-}
 
 export class Engine {
   readonly info: EngineInfo;
@@ -94,51 +62,12 @@ export class Engine {
   #closing: Promise<void> | null = null;
 
   /**
-   * Loads a model and starts its worker. Throws a KadenzError: model_not_found, unsupported_config, missing_tensor, ...
+   * Loads a model and starts its worker. Throws a KadenzError: model_not_found, unsupported_config, cuda_unavailable, ...
    * @internal @param hostModule what the worker opens as its host; a URL of a module with `openHost`, for tests and simulations
    */
   static async create(options: EngineOptions, hostModule?: string): Promise<Engine> {
-    checkEngineOptions(options);
-    const model = loadModel(options.model);
-    const { coreConfig, hostOptions, seed } = resolveEngineOptions(options, model);
-    const { logger, record } = options;
-    const recording =
-      record === undefined
-        ? null
-        : await startRecording(checkRecordOptions(record), model, (error) => logger?.error(error.message));
-    const dispatcher = new Dispatcher(coreConfig.maxNumRequests);
-    const starting = Rank.start({
-      coreConfig,
-      hostModule: hostModule ?? new URL('./host/native_host.js', import.meta.url).href,
-      hostOptions,
-      recording: recording?.task ?? null,
-      listener: {
-        onTrace: (payload) => recording?.writer.write(payload),
-        onOutput: (output, result) => dispatcher.onOutput(output, result),
-        onEnd: (error) => {
-          if (error !== null) logger?.error(error.message);
-          dispatcher.onEnd(error);
-        },
-      },
-    });
-    starting.catch(() => recording?.writer.close().catch(() => {}));
-    const rank = await starting;
-    dispatcher.attach((command) => rank.send(command));
-    const { model: _, numBlocks, ...shape } = hostOptions;
-    const { vocabSize } = model.config;
-    const info = { ...shape, model: model.directory, vocabSize, kvCacheBlocks: numBlocks, host: rank.info };
-    logger?.info(
-      `${options.model} is ready: ${info.dtype}, ${numBlocks} KV blocks of ${info.blockSize} tokens`,
-    );
-    return new Engine({
-      info,
-      seed,
-      maxN: coreConfig.maxN,
-      dispatcher,
-      rank,
-      trace: recording?.writer ?? null,
-      logger,
-    });
+    const nativeHost = new URL('./host/native_host.js', import.meta.url).href;
+    return new Engine(await startEngine(options, hostModule ?? nativeHost));
   }
 
   private constructor(parts: EngineParts) {

@@ -19,5 +19,16 @@ export type {
 export type { CallOptions, EngineInfo, EngineStats, ScoreOptions } from './engine.js';
 export { Engine } from './engine.js';
 export { ERROR_CODES, KadenzError, type KadenzErrorCode, type KadenzErrorDetails } from './errors.js';
+export type { Device } from './host/device.js';
+export type { HostDtype, HostInfo } from './host/host.js';
+export {
+  type CudaProbe,
+  type GpuDescription,
+  type HostProbe,
+  type ProbeOptions,
+  type ProbeProblem,
+  probeHost,
+} from './host/probe.js';
+export type { StartProgress } from './host/start_progress.js';
 export type { ChatMessage } from './tokenizer/index.js';
 export type { Difference, ReplayReport } from './trace/index.js';

@@ -8,6 +8,7 @@ namespace {
 
 Napi::Object start(Napi::Env env, Napi::Object exports) {
   exports.Set("NativeHost", kadenz::NativeHost::define(env));
+  exports.Set("probeCuda", Napi::Function::New(env, kadenz::probe_cuda_in_javascript));
   return exports;
 }
 

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "addon/options.h"
+#include "host/cuda_plugin.h"
 #include "model/error.h"
 
 namespace kadenz {
@@ -35,6 +36,17 @@ Napi::Function NativeHost::define(Napi::Env env) {
       env, "NativeHost",
       {InstanceMethod<&NativeHost::submit>("submit"), InstanceMethod<&NativeHost::collect>("collect"),
        InstanceMethod<&NativeHost::info>("info"), InstanceMethod<&NativeHost::close>("close")});
+}
+
+Napi::Value probe_cuda_in_javascript(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  if (info.Length() < 1 || !info[0].IsObject())
+    throw Napi::TypeError::New(env, "probeCuda takes one options object.");
+  const Napi::Object options = info[0].As<Napi::Object>();
+  CudaProbe probe;
+  probe.device_index = options.Get("deviceIndex").ToNumber().Uint32Value();
+  probe.certify = options.Get("certify").ToBoolean().Value();
+  return Napi::String::New(env, probe_cuda(options.Get("pluginPath").ToString().Utf8Value(), probe));
 }
 
 NativeHost::NativeHost(const Napi::CallbackInfo& info) : Napi::ObjectWrap<NativeHost>(info) {
@@ -84,10 +96,17 @@ Napi::Value NativeHost::info(const Napi::CallbackInfo& info) {
   Napi::Object object = Napi::Object::New(env);
   if (host_->closed()) throw error_of(env, HostError("host_closed", "The host is closed."));
   const Executor& executor = host_->executor();
-  object.Set("isa", cpu_isa_name(executor.isa()));
+  object.Set("isa", executor.device().name());
+  const std::string fingerprint = executor.device().fingerprint();
+  if (!fingerprint.empty()) object.Set("fingerprint", fingerprint);
+  object.Set("numBlocks", Napi::Number::New(env, executor.num_blocks()));
   object.Set("weightBytes", Napi::Number::New(env, static_cast<double>(executor.weight_bytes())));
   object.Set("kvBytes", Napi::Number::New(env, static_cast<double>(executor.kv_bytes())));
   object.Set("scratchBytes", Napi::Number::New(env, static_cast<double>(executor.scratch_bytes())));
+  const DeviceTimes times = executor.device().times();
+  object.Set("gpuSteps", Napi::Number::New(env, static_cast<double>(times.steps)));
+  object.Set("gpuBusyMs", Napi::Number::New(env, times.busy_ms));
+  object.Set("gpuGapMs", Napi::Number::New(env, times.gap_ms));
   return object;
 }
 

@@ -40,4 +40,7 @@ class NativeHost : public Napi::ObjectWrap<NativeHost> {
   std::deque<Napi::Reference<Napi::Uint8Array>> submitted_;
 };
 
+// probeCuda({pluginPath, deviceIndex, certify}): string, the JSON of probe_cuda (host/cuda_plugin.h)
+Napi::Value probe_cuda_in_javascript(const Napi::CallbackInfo& info);
+
 }  // namespace kadenz

@@ -143,6 +143,30 @@ std::vector<TensorDescription> read_tensors(const Fields& options) {
   return tensors;
 }
 
+void read_cuda(const Fields& fields, HostOptions& options) {
+  CudaOptions& cuda = options.cuda;
+  cuda.plugin_path = fields.text("pluginPath");
+  cuda.device_index = fields.count("deviceIndex");
+  cuda.gpu_memory_utilization = fields.number("gpuMemoryUtilization");
+  cuda.graphs = fields.boolean("cudaGraphs");
+  cuda.unrestricted_matmul = fields.boolean("unrestrictedMatmul");
+  cuda.fit_blocks = options.limits.num_blocks == 0;
+  if (cuda.fit_blocks) options.limits.num_blocks = fields.count("mostBlocks");
+}
+
+// Called back while the host is made, in the same thread and call.
+Progress read_progress(const Napi::Object& object) {
+  const Napi::Value callback = object.Get("progress");
+  if (!callback.IsFunction()) return {};
+  const Napi::Function function = callback.As<Napi::Function>();
+  return [function](const char* stage, uint64_t done, uint64_t total) {
+    const Napi::Env env = function.Env();
+    const Napi::HandleScope scope(env);
+    function.Call({Napi::String::New(env, stage), Napi::Number::New(env, static_cast<double>(done)),
+                   Napi::Number::New(env, static_cast<double>(total))});
+  };
+}
+
 }  // namespace
 
 HostOptions read_host_options(const Napi::Object& object) {
@@ -156,15 +180,17 @@ HostOptions read_host_options(const Napi::Object& object) {
     if (!path.IsString()) fields.fail("files", "an array of strings");
     options.files.push_back(path.As<Napi::String>().Utf8Value());
   }
-  options.dtype =
-      fields.text("dtype") == "bfloat16" ? DType::kBFloat16 : fields.choice<DType>("dtype", {"float32"});
+  options.dtype = fields.choice<DType>("dtype", {"float32", "float16", "bfloat16"});
   options.limits.num_blocks = fields.count("numBlocks");
   options.limits.block_size = fields.count("blockSize");
   options.limits.max_num_seqs = fields.count("maxNumSeqs");
   options.limits.max_model_len = fields.count("maxModelLen");
   options.limits.max_num_batched_tokens = fields.count("maxNumBatchedTokens");
   options.num_threads = fields.count("numThreads");
+  if (fields.has("device")) options.device = fields.choice<DeviceKind>("device", {"cpu", "cuda"});
+  if (options.device == DeviceKind::kCuda) read_cuda(fields, options);
   if (fields.has("isa")) options.isa = fields.choice<CpuIsa>("isa", {"scalar", "avx2", "avx512"});
+  options.progress = read_progress(object);
   return options;
 }
 

@@ -24,6 +24,7 @@ constexpr uint32_t kMaxAttendRun = 24;
 constexpr uint32_t kRowsPerTask = 8;                     // of the operations that go row by row
 constexpr int64_t kCachedInputFloats = 128 * 1024;       // 512 KB
 constexpr int64_t kMaxAttendScratchFloats = 256 * 1024;  // fewer rows run together where contexts are long
+constexpr uint32_t kFeedForwardRows = 512;               // bounds the widest activations, whatever the batch
 
 void expect(bool condition, const char* what) {  // a broken invariant: stop before memory is harmed
   if (condition) return;
@@ -50,6 +51,7 @@ class CpuOps : public Ops {
 
   std::unique_ptr<WeightMatrix> pack_matrix(std::span<const TensorView> parts, WeightPrecision precision,
                                             MatrixUse use) override {
+    if (use == MatrixUse::kGated) return std::make_unique<PackedGate>(parts, precision, pool_, arena_);
     return std::make_unique<PackedMatrix>(parts, precision, use, pool_, arena_);
   }
 
@@ -58,8 +60,12 @@ class CpuOps : public Ops {
     return std::make_unique<PackedVector>(parts, precision);
   }
 
-  std::unique_ptr<Activations> allocate_activations(uint32_t rows, uint32_t columns) override {
+  std::unique_ptr<Activations> allocate_activations(uint32_t rows, uint32_t columns, ActivationUse) override {
     return std::make_unique<FloatRows>(rows, columns);
+  }
+
+  uint32_t affordable_blocks(const AttentionShape&, const CacheShape& cache) override {
+    return cache.num_blocks;  // pages that no token has touched cost nothing
   }
 
   std::unique_ptr<KvCache> allocate_kv_cache(const AttentionShape& shape, const CacheShape& cache) override {
@@ -70,16 +76,17 @@ class CpuOps : public Ops {
     return matmul_scratch_.bytes() + attend_scratch_.bytes() + cosine_.bytes() + sine_.bytes();
   }
 
-  void begin_step(const DecoderBatch& batch, const AttentionShape& shape,
-                  const RotaryFrequencies& rotary) override;
+  uint32_t feed_forward_rows() const override { return kFeedForwardRows; }
+
+  void use_rotary(const RotaryFrequencies& rotary) override { rotary_ = rotary; }
+  uint32_t begin_step(const DecoderBatch& batch, const AttentionShape& shape) override;
   void copy_blocks(KvCache& cache, std::span<const BlockCopy> copies) override;
   void embed(const WeightMatrix& table, Activations& output) override;
-  void rms_norm(const Activations& input, uint32_t rows, const WeightVector& weight, float epsilon,
-                Activations& output) override;
+  void rms_norm(const Activations& input, uint32_t rows, const Norm& norm, Activations& output) override;
   void linear(const Activations& input, RowRange rows, const Linear& linear, Activations& output) override;
-  void linear_add(const Activations& input, RowRange rows, const Linear& linear, Activations& output,
-                  uint32_t output_first) override;
-  void gated_linear(const Activations& input, RowRange rows, const Linear& gate, const Linear& up,
+  void linear_add_norm(const Activations& input, RowRange rows, const Linear& linear, Activations& residual,
+                       uint32_t first, const Norm& norm, Activations& normed) override;
+  void gated_linear(const Activations& input, RowRange rows, const Linear& gate_up,
                     Activations& output) override;
   void rotate_and_store(Activations& qkv, const WeightVector* query_norm, const WeightVector* key_norm,
                         float epsilon, KvCache& cache, uint32_t layer) override;
@@ -103,6 +110,7 @@ class CpuOps : public Ops {
     uint32_t rows;
   };
 
+  void norm_rows(const FloatRows& input, RowRange rows, const Norm& norm, FloatRows& output);
   // Cuts rows x outputs into tasks and hands each to `multiply(task)`.
   template <class Multiply>
   void for_tiles(const float* input, int64_t input_stride, uint32_t rows, int64_t panels, float* output,
@@ -115,6 +123,8 @@ class CpuOps : public Ops {
   PageBuffer attend_scratch_;  // attend_floats_ for each thread
   int64_t attend_floats_ = 0;
 
+  RotaryFrequencies rotary_;
+
   // of the step
   DecoderBatch batch_;
   AttentionShape shape_{};
@@ -123,8 +133,7 @@ class CpuOps : public Ops {
   PageBuffer cosine_, sine_;  // [row][head_dim / 2]
 };
 
-void CpuOps::begin_step(const DecoderBatch& batch, const AttentionShape& shape,
-                        const RotaryFrequencies& rotary) {
+uint32_t CpuOps::begin_step(const DecoderBatch& batch, const AttentionShape& shape) {
   batch_ = batch;
   shape_ = shape;
   const int64_t group = shape.num_heads / shape.num_key_value_heads;
@@ -169,15 +178,16 @@ void CpuOps::begin_step(const DecoderBatch& batch, const AttentionShape& shape,
   pool_.run(ceil_divide(rows, kRowsPerTask), [&](uint32_t task, uint32_t) {
     for (uint32_t row = task * kRowsPerTask; row < std::min(rows, (task + 1) * kRowsPerTask); ++row) {
       for (uint32_t i = 0; i < half; ++i) {
-        const float angle = static_cast<float>(places_[row].position) * rotary.inverse_frequencies[i];
+        const float angle = static_cast<float>(places_[row].position) * rotary_.inverse_frequencies[i];
         double sine = 0.0;
         double cosine = 0.0;
         exact_sin_cos(static_cast<double>(angle), &sine, &cosine);
-        cosine_.floats()[uint64_t{row} * half + i] = static_cast<float>(cosine) * rotary.attention_factor;
-        sine_.floats()[uint64_t{row} * half + i] = static_cast<float>(sine) * rotary.attention_factor;
+        cosine_.floats()[uint64_t{row} * half + i] = static_cast<float>(cosine) * rotary_.attention_factor;
+        sine_.floats()[uint64_t{row} * half + i] = static_cast<float>(sine) * rotary_.attention_factor;
       }
     }
   });
+  return rows;
 }
 
 void CpuOps::copy_blocks(KvCache& cache, std::span<const BlockCopy> copies) {
@@ -209,19 +219,22 @@ void CpuOps::embed(const WeightMatrix& table, Activations& output) {
   });
 }
 
-void CpuOps::rms_norm(const Activations& input, uint32_t rows, const WeightVector& weight, float epsilon,
-                      Activations& output) {
-  const FloatRows& source = rows_of(input);
-  FloatRows& target = rows_of(output);
-  const int64_t columns = static_cast<int64_t>(weight.bytes() / sizeof(float));
-  expect(rows <= source.rows() && rows <= target.rows() && columns <= source.stride() &&
-             columns <= target.stride(),
+void CpuOps::norm_rows(const FloatRows& input, RowRange rows, const Norm& norm, FloatRows& output) {
+  const int64_t columns = static_cast<int64_t>(norm.weight->bytes() / sizeof(float));
+  const uint32_t end = rows.first + rows.count;
+  expect(end <= input.rows() && end <= output.rows() && columns <= input.stride() &&
+             columns <= output.stride(),
          "norms fit their buffers");
-  pool_.run(ceil_divide(rows, kRowsPerTask), [&](uint32_t task, uint32_t) {
-    for (uint32_t row = task * kRowsPerTask; row < std::min(rows, (task + 1) * kRowsPerTask); ++row) {
-      kernels_.rms_norm(source.row(row), data_of(&weight), epsilon, columns, target.row(row));
+  pool_.run(ceil_divide(rows.count, kRowsPerTask), [&](uint32_t task, uint32_t) {
+    const uint32_t first = rows.first + task * kRowsPerTask;
+    for (uint32_t row = first; row < std::min(end, first + kRowsPerTask); ++row) {
+      kernels_.rms_norm(input.row(row), data_of(norm.weight), norm.epsilon, columns, output.row(row));
     }
   });
+}
+
+void CpuOps::rms_norm(const Activations& input, uint32_t rows, const Norm& norm, Activations& output) {
+  norm_rows(rows_of(input), {0, rows}, norm, rows_of(output));
 }
 
 template <class Multiply>
@@ -264,30 +277,34 @@ void CpuOps::linear(const Activations& input, RowRange rows, const Linear& linea
             target.row(0), target.stride(), [&](const MatmulTask& task) { kernels_.linear(task, weight); });
 }
 
-void CpuOps::linear_add(const Activations& input, RowRange rows, const Linear& linear, Activations& output,
-                        uint32_t output_first) {
+void CpuOps::linear_add_norm(const Activations& input, RowRange rows, const Linear& linear,
+                             Activations& residual, uint32_t first, const Norm& norm, Activations& normed) {
   const FloatRows& source = rows_of(input);
-  FloatRows& target = rows_of(output);
+  FloatRows& target = rows_of(residual);
   const MatmulWeight weight = view_of(linear);
-  expect(rows.first + rows.count <= source.rows() && output_first + rows.count <= target.rows() &&
+  expect(rows.first + rows.count <= source.rows() && first + rows.count <= target.rows() &&
              weight.inputs <= source.stride() && weight.outputs <= target.stride(),
          "a matmul fits its buffers");
   for_tiles(source.row(rows.first), source.stride(), rows.count, matrix_of(linear).num_panels(),
-            target.row(output_first), target.stride(),
+            target.row(first), target.stride(),
             [&](const MatmulTask& task) { kernels_.linear_add(task, weight); });
+  norm_rows(target, {first, rows.count}, norm, rows_of(normed));
 }
 
-void CpuOps::gated_linear(const Activations& input, RowRange rows, const Linear& gate, const Linear& up,
+void CpuOps::gated_linear(const Activations& input, RowRange rows, const Linear& gate_up,
                           Activations& output) {
   const FloatRows& source = rows_of(input);
   FloatRows& target = rows_of(output);
-  const MatmulWeight gate_weight = view_of(gate);
-  const MatmulWeight up_weight = view_of(up);
+  const PackedGate& packed = static_cast<const PackedGate&>(*gate_up.weight);
+  const float* bias = data_of(gate_up.bias);
+  const MatmulWeight gate_weight = packed.gate().view(bias);
+  const MatmulWeight up_weight =
+      packed.up().view(bias == nullptr ? nullptr : bias + packed.gate().outputs());
   expect(rows.first + rows.count <= source.rows() && rows.count <= target.rows() &&
              gate_weight.inputs <= source.stride() && gate_weight.outputs <= target.stride() &&
              up_weight.outputs == gate_weight.outputs && up_weight.inputs == gate_weight.inputs,
          "a gated matmul fits its buffers");
-  for_tiles(source.row(rows.first), source.stride(), rows.count, matrix_of(gate).num_panels(), target.row(0),
+  for_tiles(source.row(rows.first), source.stride(), rows.count, packed.gate().num_panels(), target.row(0),
             target.stride(),
             [&](const MatmulTask& task) { kernels_.gated_linear(task, gate_weight, up_weight); });
 }

@@ -31,6 +31,10 @@ float read_as_float(const TensorView& tensor, int64_t index) {
 }
 
 DType packed_dtype(std::span<const TensorView> parts, WeightPrecision precision) {
+  if (precision == WeightPrecision::kFloat16) {
+    throw HostError("unsupported_dtype",
+                    "The CPU host computes in float32 or bfloat16; float16 needs the device 'cuda'.");
+  }
   if (precision == WeightPrecision::kBFloat16) return DType::kBFloat16;
   for (const TensorView& part : parts) {
     if (part.dtype != parts.front().dtype) return DType::kFloat32;

@@ -41,6 +41,21 @@ class PackedMatrix : public WeightMatrix {
   PageSlice storage_;
 };
 
+// [gate; up]: two matrices, since each begins with a panel of its own.
+class PackedGate : public WeightMatrix {
+ public:
+  PackedGate(std::span<const TensorView> parts, WeightPrecision precision, ThreadPool& pool, PageArena& arena)
+      : gate_(parts.first(1), precision, MatrixUse::kLinear, pool, arena),
+        up_(parts.subspan(1), precision, MatrixUse::kLinear, pool, arena) {}
+
+  uint64_t bytes() const override { return gate_.bytes() + up_.bytes(); }
+  const PackedMatrix& gate() const { return gate_; }
+  const PackedMatrix& up() const { return up_; }
+
+ private:
+  PackedMatrix gate_, up_;
+};
+
 class PackedVector : public WeightVector {
  public:
   PackedVector(std::span<const TensorView> parts, WeightPrecision precision);

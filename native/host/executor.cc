@@ -4,8 +4,8 @@
 #include <string>
 #include <utility>
 
-#include "cpu/cpu_ops.h"
-#include "host/logit_kernels.h"
+#include "host/cpu_device.h"
+#include "host/cuda_plugin.h"
 #include "host/result.h"
 #include "model/error.h"
 #include "model/float_environment.h"
@@ -43,20 +43,23 @@ wire::ErrorCode code_of(const HostError& error) {
 
 Executor::Executor(const HostOptions& options)
     : limits_(limits_of(options)),
-      isa_(choose_cpu_isa(options.isa)),
-      ops_(make_cpu_ops({options.num_threads, isa_})),
+      device_(options.device == DeviceKind::kCuda ? open_cuda_device(options) : make_cpu_device(options)),
       files_(options.files, options.tensors),
-      slots_(limits_.max_num_seqs),
-      sampling_(logit_kernels(isa_), limits_.vocab_size) {
+      slots_(limits_.max_num_seqs) {
   const CacheShape cache{limits_.num_blocks, limits_.block_size, options.dtype};
-  decoder_ = std::make_unique<Decoder>(options.config, files_, *ops_, cache);
+  // A device that records its steps needs its buffers to stay where they are.
+  Reserve reserve;
+  if (device_->is_asynchronous()) reserve = {limits_.max_num_batched_tokens, limits_.max_num_batched_tokens};
+  decoder_ = std::make_unique<Decoder>(options.config, files_, device_->ops(), cache, reserve);
+  limits_.num_blocks = decoder_->num_blocks();
+  device_->warm_up(*decoder_);
   note_memory();
 }
 
 void Executor::note_memory() {
   weight_bytes_ = decoder_->weight_bytes();
   kv_bytes_ = decoder_->kv_bytes();
-  scratch_bytes_ = decoder_->scratch_bytes() + sampling_.scratch_bytes();
+  scratch_bytes_ = decoder_->scratch_bytes() + device_->scratch_bytes();
 }
 
 void Executor::run_step(const wire::StepPlan& table, std::span<const PreviousSample> before) {
@@ -67,15 +70,18 @@ void Executor::run_step(const wire::StepPlan& table, std::span<const PreviousSam
   const Plan plan = read_plan(table, limits_);
   slots_.apply(plan);
   batch_.build(plan, limits_, slots_, before);
+  device_->open_slots(plan, slots_);
   decoder_->forward(batch_.decoder_batch());
   for (size_t i = 0; i < plan.sequence_slot.size(); ++i) {
     slots_[plan.sequence_slot[i]].next_position = plan.sequence_start[i] + plan.sequence_num_tokens[i];
   }
-  sampling_.run(plan, batch_, slots_, *decoder_, *ops_);
+  device_->start(plan, batch_, slots_, *decoder_);
+  const bool on_device = device_->is_asynchronous();
+  if (!on_device) device_->collect(samples_, scores_);
 
   previous_.reserve(plan.sample_row.size());
   for (size_t i = 0; i < plan.sample_row.size(); ++i) {
-    const int32_t token_id = sampling_.samples().tokens[i].token_id;
+    const int32_t token_id = on_device ? kOnDevice : samples_.tokens[i].token_id;
     previous_.push_back({plan.sample_slot[i], batch_.position(plan.sample_row[i]) + 1, token_id});
     Slot& slot = slots_[plan.sample_slot[i]];
     if (!slot.has_penalties) continue;
@@ -138,7 +144,7 @@ void Executor::carry_out(const wire::Instruction& instruction, std::span<const P
       }
       throw HostError(
           "unsupported",
-          "The CPU host is one rank: tensor, pipeline and data parallel size must be 1, the rank 0.");
+          "This host is one rank: tensor, pipeline and data parallel size must be 1, the rank 0.");
     }
     case wire::Work::Shutdown: shut_down_ = true; return;
     default:
@@ -147,27 +153,38 @@ void Executor::carry_out(const wire::Instruction& instruction, std::span<const P
   }
 }
 
-std::vector<uint8_t> Executor::execute(const wire::Instruction& instruction) {
-  const FloatEnvironment environment;
-  const uint64_t step = instruction.step();
+Executor::Begun Executor::begin(const wire::Instruction* instruction) {
   const std::vector<PreviousSample> before = std::exchange(previous_, {});
+  if (instruction == nullptr)
+    return {0, false, wire::ErrorCode::step_failed, "The bytes are not a valid instruction."};
+  const FloatEnvironment environment;
+  Begun begun;
+  begun.step = instruction->step();
   try {
-    carry_out(instruction, before);
-    if (instruction.work_type() != wire::Work::StepPlan)
-      return write_result(builder_, step, wire::ErrorCode::none, "");
-    scratch_bytes_ = decoder_->scratch_bytes() + sampling_.scratch_bytes();
-    return write_result(builder_, step, sampling_.samples(), sampling_.scores());
+    carry_out(*instruction, before);
+    begun.is_under_way = instruction->work_type() == wire::Work::StepPlan;
+    if (begun.is_under_way) scratch_bytes_ = decoder_->scratch_bytes() + device_->scratch_bytes();
   } catch (const HostError& error) {
-    return write_result(builder_, step, code_of(error), error.what());
+    begun.code = code_of(error);
+    begun.message = error.what();
   } catch (const std::bad_alloc&) {
-    return write_result(builder_, step, wire::ErrorCode::step_failed,
-                        "There is not enough memory for this step.");
+    begun.code = wire::ErrorCode::step_failed;
+    begun.message = "There is not enough memory for this step.";
   }
+  return begun;
 }
 
-std::vector<uint8_t> Executor::refuse(const std::string& sentence) {
-  previous_.clear();
-  return write_result(builder_, 0, wire::ErrorCode::step_failed, sentence);
+std::vector<uint8_t> Executor::finish(const Begun& begun) {
+  if (!begun.is_under_way) return write_result(builder_, begun.step, begun.code, begun.message);
+  try {
+    if (device_->is_asynchronous()) device_->collect(samples_, scores_);
+    return write_result(builder_, begun.step, samples_, scores_);
+  } catch (const HostError& error) {
+    return write_result(builder_, begun.step, code_of(error), error.what());
+  } catch (const std::bad_alloc&) {
+    return write_result(builder_, begun.step, wire::ErrorCode::step_failed,
+                        "There is not enough memory for this step's result.");
+  }
 }
 
 }  // namespace kadenz

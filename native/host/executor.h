@@ -6,11 +6,13 @@
 // is read again without being opened anew, because a failed step ends its sequences. What a later step
 // gathers from it is refused.
 //
-// Memory: a released KV cache is given back to the operating system and comes back empty; released weights
-// are dropped and packed again from the checkpoint's files, which stay mapped for that. Steps are refused in
-// between.
+// Memory: a released KV cache is given back to the system and comes back empty; released weights are kept in
+// host memory by a device that can do that, else dropped and packed again from the checkpoint's files, which
+// stay mapped for that. Steps are refused in between.
 //
-// Constructed by one thread and then used by one other, the host's.
+// begin() may return before the device is done; finish() waits. Constructed by one thread; begin() is called
+// by one other, the host's; finish() in the order of the begins, by the host's thread or, where the device is
+// asynchronous, by the client's.
 #pragma once
 
 #include <atomic>
@@ -19,8 +21,8 @@
 #include <span>
 #include <vector>
 
-#include "cpu/isa.h"
 #include "flatbuffers/flatbuffers.h"
+#include "host/device.h"
 #include "host/input_batch.h"
 #include "host/options.h"
 #include "host/sampling_step.h"
@@ -35,12 +37,22 @@ class Executor {
   // Throws HostError: invalid_argument, what the weights and the decoder refuse, unsupported_cpu_isa.
   explicit Executor(const HostOptions& options);
 
-  // `instruction` has passed the verifier. Gives the Result's bytes.
-  std::vector<uint8_t> execute(const wire::Instruction& instruction);
-  // The Result of bytes that are no instruction.
-  std::vector<uint8_t> refuse(const std::string& sentence);
+  // An instruction that was begun: its step is under way, or its outcome is known already.
+  struct Begun {
+    uint64_t step = 0;
+    bool is_under_way = false;
+    wire::ErrorCode code = wire::ErrorCode::none;
+    std::string message;
+  };
 
-  CpuIsa isa() const { return isa_; }
+  // `instruction` has passed the verifier. Null: the bytes were no instruction.
+  Begun begin(const wire::Instruction* instruction);
+  // Gives the Result's bytes.
+  std::vector<uint8_t> finish(const Begun& begun);
+
+  bool is_asynchronous() const { return device_->is_asynchronous(); }
+  const Device& device() const { return *device_; }
+  uint32_t num_blocks() const { return limits_.num_blocks; }
   uint64_t weight_bytes() const { return weight_bytes_; }
   uint64_t kv_bytes() const { return kv_bytes_; }
   uint64_t scratch_bytes() const { return scratch_bytes_; }
@@ -53,13 +65,12 @@ class Executor {
   void note_memory();
 
   HostLimits limits_;
-  CpuIsa isa_;
-  std::unique_ptr<Ops> ops_;
+  std::unique_ptr<Device> device_;
   WeightFiles files_;
   std::unique_ptr<Decoder> decoder_;
   SlotTable slots_;
   InputBatch batch_;
-  SamplingStep sampling_;
+  Outcomes samples_, scores_;  // of finish()
   std::vector<PreviousSample> previous_;  // of the instruction before, if that was a step and went well
   flatbuffers::FlatBufferBuilder builder_;
   bool kv_cache_released_ = false;

@@ -60,10 +60,16 @@ std::vector<uint8_t> Host::collect() {
   if (num_outstanding_ == 0)
     throw HostError("nothing_submitted", "No instruction is under way; submit one first.");
   std::unique_lock lock(mutex_);
-  changed_.wait(lock, [this] { return !results_.empty(); });
+  changed_.wait(lock, [this] { return !results_.empty() || !begun_.empty(); });
+  --num_outstanding_;
+  if (!begun_.empty()) {
+    const Executor::Begun begun = std::move(begun_.front());
+    begun_.pop_front();
+    lock.unlock();
+    return executor_->finish(begun);
+  }
   std::vector<uint8_t> result = std::move(results_.front());
   results_.pop_front();
-  --num_outstanding_;
   return result;
 }
 
@@ -75,11 +81,15 @@ void Host::work() {
     const Job job = std::move(jobs_.front());
     jobs_.pop_front();
     lock.unlock();
-    std::vector<uint8_t> result = job.instruction != nullptr
-                                      ? executor_->execute(*job.instruction)
-                                      : executor_->refuse("The bytes are not a valid instruction.");
+    Executor::Begun begun = executor_->begin(job.instruction);
+    std::vector<uint8_t> result;
+    if (!executor_->is_asynchronous()) result = executor_->finish(begun);
     lock.lock();
-    results_.push_back(std::move(result));
+    if (executor_->is_asynchronous()) {
+      begun_.push_back(std::move(begun));
+    } else {
+      results_.push_back(std::move(result));
+    }
     changed_.notify_all();
   }
 }
@@ -94,6 +104,7 @@ void Host::close() {
   thread_.join();
   executor_.reset();
   jobs_.clear();
+  begun_.clear();
   results_.clear();
   num_outstanding_ = 0;
 }

@@ -1,5 +1,6 @@
 // The host as its client sees it: submit() queues an instruction and returns at once, collect() waits for the
-// oldest one and gives its Result. One thread of its own executes, in order.
+// oldest one and gives its Result. One thread of its own begins them, in order. Where the device works by
+// itself, that thread goes on to the next one at once, and collect() waits for the device.
 //
 // Ownership: an instruction's bytes are read where they lie. They must stay valid and unchanged until its
 // Result has been collected or the host is closed. Bytes that don't begin at a multiple of 8 are copied.
@@ -53,7 +54,8 @@ class Host {
   std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<Job> jobs_;  // the first one may be under way
-  std::deque<std::vector<uint8_t>> results_;
+  std::deque<Executor::Begun> begun_;            // asynchronous devices: to be finished by collect()
+  std::deque<std::vector<uint8_t>> results_;  // others
   uint64_t num_outstanding_ = 0;  // submitted, not collected; the client's thread only
   bool stopping_ = false;
   std::thread thread_;

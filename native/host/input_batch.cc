@@ -34,7 +34,7 @@ void InputBatch::add_sequence(const Plan& plan, size_t i, uint32_t first_row, co
     refuse(name + " goes on at position " + std::to_string(start) + "; positions from " +
            std::to_string(slot.next_position) + " were never computed.");
   }
-  sequences_.push_back({first_row, count, start, slot.block_table.data(), blocks});
+  sequences_.push_back({first_row, count, start, slot.block_table.data(), blocks, slot_index});
 
   bool poisoned = false;
   for (uint32_t k = 0; k < count; ++k) {
@@ -52,8 +52,10 @@ void InputBatch::add_sequence(const Plan& plan, size_t i, uint32_t first_row, co
                ", but sample " + std::to_string(sample) + " of the step before was position " +
                std::to_string(source.position) + " of slot " + std::to_string(source.slot) + ".");
       }
-      poisoned = poisoned || source.token_id < 0;
-      token_id = source.token_id < 0 ? 0 : source.token_id;
+      if (source.token_id != kOnDevice) {
+        poisoned = poisoned || source.token_id < 0;
+        token_id = source.token_id < 0 ? 0 : source.token_id;
+      }
     }
     token_ids_[row] = token_id;
     positions_[row] = start + k;
@@ -95,9 +97,13 @@ void InputBatch::build(const Plan& plan, const HostLimits& limits, const SlotTab
   slot_seen_.assign(limits.max_num_seqs, 0);
   sequences_.clear();
   copies_.clear();
+  table_updates_.clear();
   output_rows_.clear();
   for (size_t i = 0; i < plan.copy_source.size(); ++i)
     copies_.push_back({plan.copy_source[i], plan.copy_target[i]});
+  for (size_t i = 0; i < plan.table_slot.size(); ++i)
+    table_updates_.push_back({plan.table_slot[i], plan.table_index[i],
+                              slots[plan.table_slot[i]].block_table[plan.table_index[i]]});
 
   uint32_t first_row = 0;
   for (size_t i = 0; i < plan.sequence_slot.size(); ++i) {

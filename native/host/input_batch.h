@@ -1,5 +1,5 @@
-// One step's plan turned into the decoder's batch: sampled tokens of the step before are filled in, each
-// sequence gets its slot's block table, and the rows whose hidden state is needed are listed once, in order.
+// One step's plan turned into the decoder's batch: sampled tokens of the step before are filled in (where the
+// host knows them; else the row keeps its reference), each sequence gets its slot's block table, and the rows whose hidden state is needed are listed once, in order.
 //
 // Everything that needs the slots or the step before is checked here. Buffers are kept between steps.
 #pragma once
@@ -18,8 +18,10 @@ namespace kadenz {
 struct PreviousSample {
   uint32_t slot;
   uint32_t position;  // of the sampled token
-  int32_t token_id;   // -1: the sample failed
+  int32_t token_id;   // -1: the sample failed. kOnDevice: the device knows, and gathers it
 };
+
+inline constexpr int32_t kOnDevice = INT32_MIN;
 
 class InputBatch {
  public:
@@ -27,12 +29,15 @@ class InputBatch {
   void build(const Plan& plan, const HostLimits& limits, const SlotTable& slots,
              std::span<const PreviousSample> previous);
 
-  DecoderBatch decoder_batch() const { return {token_ids_, sequences_, copies_, output_rows_}; }
+  DecoderBatch decoder_batch() const {
+    return {token_ids_, sequences_, copies_, output_rows_, table_updates_};
+  }
   // Index of a row among the output rows. Only for rows that are sampled or scored.
   uint32_t output_index(uint32_t row) const { return output_index_[row]; }
   size_t num_outputs() const { return output_rows_.size(); }
   uint32_t position(uint32_t row) const { return positions_[row]; }
   // The row's input came from a sample that failed (NaN logits), so nothing that follows it means anything.
+  // Known here only where the host knows the samples.
   bool is_poisoned(uint32_t row) const { return poisoned_[row] != 0; }
 
  private:
@@ -43,6 +48,7 @@ class InputBatch {
   std::vector<int32_t> token_ids_;
   std::vector<SequenceSpan> sequences_;
   std::vector<BlockCopy> copies_;
+  std::vector<TableUpdate> table_updates_;
   std::vector<uint32_t> output_rows_;
   std::vector<uint32_t> output_index_;  // by row
   std::vector<uint32_t> positions_;     // by row

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <utility>
 #include <vector>
 
 #include "host/input_batch.h"
@@ -32,8 +33,11 @@ class SamplingStep {
   // Throws HostError("step_failed") when the lists asked for are larger than any result should be.
   void run(const Plan& plan, const InputBatch& batch, const SlotTable& slots, Decoder& decoder, Ops& ops);
 
-  const Outcomes& samples() const { return samples_; }
-  const Outcomes& scores() const { return scores_; }
+  // The last run's outcomes, exchanged with the caller's, whose memory the next run uses.
+  void take(Outcomes& samples, Outcomes& scores) {
+    std::swap(samples, samples_);
+    std::swap(scores, scores_);
+  }
   uint64_t scratch_bytes() const { return logits_.capacity() * sizeof(float); }
 
  private:

@@ -1,6 +1,8 @@
 # The host around the decoder. Include from a CMakeLists.txt whose include path holds native/; sets
 # KADENZ_HOST_SOURCES.
 set(KADENZ_HOST_SOURCES
+  ${CMAKE_CURRENT_LIST_DIR}/cpu_device.cc
+  ${CMAKE_CURRENT_LIST_DIR}/cuda_plugin.cc
   ${CMAKE_CURRENT_LIST_DIR}/executor.cc
   ${CMAKE_CURRENT_LIST_DIR}/host.cc
   ${CMAKE_CURRENT_LIST_DIR}/input_batch.cc

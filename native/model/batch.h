@@ -19,6 +19,14 @@ struct SequenceSpan {
   uint32_t start_position;
   const uint32_t* block_table;
   uint32_t num_blocks;
+  uint32_t slot = 0;  // whose block table this is, for devices that keep tables of their own
+};
+
+// Entry `index` of a slot's block table became `block`.
+struct TableUpdate {
+  uint32_t slot;
+  uint32_t index;
+  uint32_t block;
 };
 
 struct BlockCopy {
@@ -27,10 +35,11 @@ struct BlockCopy {
 };
 
 struct DecoderBatch {
-  std::span<const int32_t> token_ids;  // one per row
+  std::span<const int32_t> token_ids;  // one per row; below 0 only where Ops::gathers_samples()
   std::span<const SequenceSpan> sequences;
   std::span<const BlockCopy> copies;      // done in order before anything else, all layers, keys and values
   std::span<const uint32_t> output_rows;  // rows whose final hidden state is kept, in this order
+  std::span<const TableUpdate> table_updates = {};  // since the batch before; equal entries say the same
 };
 
 }  // namespace kadenz

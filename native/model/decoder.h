@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "model/batch.h"
@@ -17,10 +18,18 @@
 
 namespace kadenz {
 
+struct Reserve {
+  uint32_t rows = 0;
+  uint32_t kept_rows = 0;
+};
+
 class Decoder {
  public:
+  // Activations grow with the largest batch, unless `reserve` says what it will be. cache.num_blocks is the
+  // most: fewer are allocated where the device has no memory for more.
   // Throws HostError: invalid_model_config, invalid_cache_shape, missing_tensor, wrong_shape, out_of_memory.
-  Decoder(const ModelConfig& config, WeightFiles& weights, Ops& ops, const CacheShape& cache);
+  Decoder(const ModelConfig& config, WeightFiles& weights, Ops& ops, const CacheShape& cache,
+          const Reserve& reserve = {});
   ~Decoder();
   Decoder(const Decoder&) = delete;
   Decoder& operator=(const Decoder&) = delete;
@@ -29,17 +38,23 @@ class Decoder {
   // of range.
   void forward(const DecoderBatch& batch);
 
-  // Logits of kept rows first .. first+count-1 into out[count][vocab_size].
+  // Logits of kept rows first .. first+count-1 into out[count][vocab_size] in host memory, or into activations
+  // of the device.
   void logits(uint32_t first, uint32_t count, float* out);
+  void logits(uint32_t first, uint32_t count, Activations& out);
+
+  // Has the device record the step of `rows` sequences that decode one token each. Between steps only.
+  void record_decode(uint32_t rows);
 
   // Memory that a trainer asks back between rollouts. What is dropped is freed at once; forward() and
   // logits() throw HostError("memory_released") until both are there again. A restored cache holds nothing;
-  // weights come from the files.
+  // weights come from where the device kept them, else from the files.
   void release_cache();
   void restore_cache();
   void release_weights();
   void restore_weights(WeightFiles& weights);
 
+  uint32_t num_blocks() const { return cache_shape_.num_blocks; }
   uint64_t weight_bytes() const;
   uint64_t kv_bytes() const;       // of the whole pool
   uint64_t scratch_bytes() const;  // activations and the device's own buffers, as allocated now
@@ -48,16 +63,19 @@ class Decoder {
   struct Layer;
 
   void load_weights(WeightFiles& weights);
+  void drop_weights();
   void check_resident() const;
+  Linear head_for(uint32_t first, uint32_t count) const;  // checks the rows
   void check(const DecoderBatch& batch);
   void reserve(uint32_t rows, uint32_t kept_rows);
-  void feed_forward(const Layer& layer, Activations& hidden, uint32_t rows);
+  void run_layers(const StepShape& shape, std::span<const uint32_t> output_rows);
+  void feed_forward(size_t index, Activations& hidden, Activations& normed, uint32_t rows);
+  Norm norm_before(size_t index) const;  // of layer `index`; of the head after the last one
 
   ModelConfig config_;
   CacheShape cache_shape_;
   AttentionShape attention_shape_;
   Ops& ops_;
-  RotaryFrequencies rotary_;
   std::vector<Layer> layers_;
   std::unique_ptr<WeightMatrix> embedding_;
   std::unique_ptr<WeightMatrix> output_head_;  // null when tied: the embedding serves
@@ -67,10 +85,12 @@ class Decoder {
 
   std::unique_ptr<Activations> hidden_, normed_, qkv_, attention_;  // [row_capacity_][...]
   std::unique_ptr<Activations> gated_;  // [rows of one feed-forward chunk][intermediate]
-  std::unique_ptr<Activations> kept_hidden_, kept_attention_;  // [kept_capacity_][...]
+  std::unique_ptr<Activations> kept_hidden_, kept_normed_, kept_attention_;  // [kept_capacity_][...]
   uint32_t row_capacity_ = 0;
   uint32_t kept_capacity_ = 0;
   uint32_t kept_rows_ = 0;
+  const Activations* final_ = nullptr;  // the kept rows' final hidden states
+  bool weights_offloaded_ = false;
 
   // By block: the last step that wrote it, to find two writers in one step
   std::vector<uint64_t> block_writers_;

@@ -327,7 +327,7 @@ TEST("a decoder of an impossible configuration or cache is refused by name") {
   EXPECT(refused([](ModelConfig&, CacheShape& s) { s.block_size = 12; }, "invalid_cache_shape"));
   EXPECT(refused([](ModelConfig&, CacheShape& s) { s.block_size = 128; }, "invalid_cache_shape"));
   EXPECT(refused([](ModelConfig&, CacheShape& s) { s.num_blocks = 0; }, "invalid_cache_shape"));
-  EXPECT(refused([](ModelConfig&, CacheShape& s) { s.storage = DType::kFloat16; }, "invalid_cache_shape"));
+  EXPECT(refused([](ModelConfig&, CacheShape& s) { s.storage = DType::kFloat16; }, "unsupported_dtype"));
   EXPECT(code_of([&] { Rig rig(good, kCache, {100000, {}}); }) == "invalid_num_threads");
 }
 

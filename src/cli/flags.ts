@@ -1,18 +1,26 @@
 // Flags that commands share, and what they mean for the engine.
 
 import { type Command, InvalidArgumentError, Option } from 'commander';
-import { type EngineOptions, KadenzError, type RecordOptions } from '../index.js';
+import {
+  type Device,
+  type EngineOptions,
+  type HostDtype,
+  KadenzError,
+  type RecordOptions,
+} from '../index.js';
 import { LOG_LEVELS, type LogLevel } from './progress.js';
 
 export interface EngineFlags {
   model: string;
-  device: 'cpu';
-  dtype: 'auto' | 'float32' | 'bfloat16';
+  device: Device;
+  dtype: 'auto' | HostDtype;
   maxNumSeqs?: number;
   maxNumBatchedTokens?: number;
   maxModelLen?: number;
   maxNumRequests?: number;
   kvCacheBlocks?: number;
+  gpuMemoryUtilization?: number;
+  cudaGraphs: boolean;
   blockSize?: number;
   longPrefillTokenThreshold?: number;
   prefixCache: boolean;
@@ -49,21 +57,31 @@ export function idListFlag(text: string): number[] {
 export function addEngineFlags(command: Command): Command {
   return command
     .requiredOption('--model <dir>', 'Hugging Face model directory')
-    .addOption(new Option('--device <name>', 'where to compute').choices(['cpu']).default('cpu'))
+    .option('--device <name>', 'where to compute: cpu, cuda, or cuda:1 and so on', 'cpu')
     .addOption(
       new Option('--dtype <type>', 'of weights and KV cache; auto: as the checkpoint')
-        .choices(['auto', 'float32', 'bfloat16'])
+        .choices(['auto', 'float32', 'bfloat16', 'float16'])
         .default('auto'),
     )
     .option('--max-num-seqs <n>', 'sequences running at once (default: 256)', numberFlag)
-    .option('--max-num-batched-tokens <n>', 'tokens computed in one step (default: 2048)', numberFlag)
+    .option(
+      '--max-num-batched-tokens <n>',
+      'tokens computed in one step (default: 2048; cuda: 8192)',
+      numberFlag,
+    )
     .option('--max-model-len <n>', "prompt and output together (default: the model's)", numberFlag)
     .option('--max-num-requests <n>', 'requests that the scheduler holds at once (default: 1024)', numberFlag)
     .option(
       '--kv-cache-blocks <n>',
-      'blocks of the KV cache (default: what 2 GiB or a quarter of the memory holds)',
+      'blocks of the KV cache (default: what 2 GiB or a quarter of the memory holds; cuda: what is left of the GPU)',
       numberFlag,
     )
+    .option(
+      '--gpu-memory-utilization <x>',
+      "with cuda: of the GPU's memory, for all that the engine takes there (default: 0.9)",
+      numberFlag,
+    )
+    .option('--no-cuda-graphs', 'with cuda: launch each kernel of a decode step; slower, equal bits')
     .option('--block-size <n>', 'tokens in a KV block (default: 16)', numberFlag)
     .option(
       '--long-prefill-token-threshold <n>',
@@ -96,6 +114,8 @@ export function engineOptionsOf(flags: EngineFlags): EngineOptions {
     maxModelLen: flags.maxModelLen,
     maxNumRequests: flags.maxNumRequests,
     kvCacheBlocks: flags.kvCacheBlocks,
+    gpuMemoryUtilization: flags.gpuMemoryUtilization,
+    enableCudaGraphs: flags.cudaGraphs ? undefined : false,
     blockSize: flags.blockSize,
     longPrefillTokenThreshold: flags.longPrefillTokenThreshold,
     numThreads: flags.threads,

@@ -4,6 +4,7 @@
 import { readFileSync } from 'node:fs';
 import { Command } from 'commander';
 import { KadenzError } from '../index.js';
+import { addDoctorCommand } from './doctor.js';
 import { addGenerateCommand } from './generate.js';
 import { addReplayCommand } from './replay.js';
 import { addScoreCommand } from './score.js';
@@ -29,6 +30,7 @@ addScoreCommand(program, finish);
 addReplayCommand(program, finish);
 addTraceCommand(program, finish);
 addSimulateCommand(program, finish);
+addDoctorCommand(program, finish, version);
 
 try {
   await program.parseAsync();

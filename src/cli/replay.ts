@@ -1,8 +1,8 @@
 // kadenz replay: does a recorded run give the same again? Its plans by the core alone, or its tokens on a host.
 
 import { SingleBar } from 'cli-progress';
-import { type Command, InvalidArgumentError, Option } from 'commander';
-import { KadenzError, replayExecution } from '../index.js';
+import { type Command, InvalidArgumentError } from 'commander';
+import { type Device, KadenzError, replayExecution, type StartProgress } from '../index.js';
 import {
   bisectTraces,
   type ReplayOutcome,
@@ -11,7 +11,7 @@ import {
   replayTraces,
 } from '../trace/index.js';
 import { stateInWords } from './core_state.js';
-import { numberFlag } from './flags.js';
+import { numberFlag, withoutUndefined } from './flags.js';
 import { watchInterrupts } from './interrupts.js';
 import {
   bisectionAsJson,
@@ -21,11 +21,12 @@ import {
   outcomeInWords,
   warningsOf,
 } from './replay_text.js';
+import { StartView } from './start_view.js';
 
 interface ReplayFlags {
   execute?: boolean;
   model?: string;
-  device: 'cpu';
+  device?: Device;
   threads?: number;
   until?: number | 'end';
   bisect?: boolean;
@@ -55,8 +56,9 @@ export function addReplayCommand(program: Command, finish: (exitCode: number) =>
     .argument('<traces...>', 'files that --record wrote; several are replayed side by side')
     .option('--execute', 'execute again on a host, and compare token ids and log-prob bits')
     .option('--model <dir>', 'with --execute: the model directory of the run')
-    .addOption(
-      new Option('--device <name>', 'with --execute: where to compute').choices(['cpu']).default('cpu'),
+    .option(
+      '--device <name>',
+      'with --execute: where to compute, as cpu or cuda:1 (default: where the run was recorded)',
     )
     .option('--threads <n>', 'with --execute: threads to compute with (default: all processors)', numberFlag)
     .option(
@@ -119,12 +121,22 @@ interface Run {
 
 async function replayOne(path: string, run: Run): Promise<number> {
   const { flags } = run;
-  const bar = startBar('{value} steps replayed', null);
+  // With --execute the bars of the host's start come first, one at a time.
+  const start = new StartView(null);
+  let bar: SingleBar | null = null;
   let report: ReplayReport;
   try {
-    report = await reportOf(path, run, (numSteps) => bar?.update(numSteps));
+    report = await reportOf(path, run, {
+      onStart: (progress) => start.show(progress),
+      onProgress: (numSteps) => {
+        start.end();
+        bar ??= startBar('{value} steps replayed', null);
+        bar?.update(numSteps);
+      },
+    });
   } finally {
-    bar?.stop();
+    start.end();
+    stopBar(bar);
   }
   requireReached(report, flags.until);
   print(flags.json ? JSON.stringify(outcomeAsJson(report)) : outcomeInWords(report));
@@ -133,13 +145,17 @@ async function replayOne(path: string, run: Run): Promise<number> {
   return isEqual(report) ? 0 : 1;
 }
 
-function reportOf(path: string, { flags, signal }: Run, onProgress?: (numSteps: number) => void) {
+interface Listeners {
+  onStart?(progress: StartProgress): void;
+  onProgress?(numSteps: number): void;
+}
+
+function reportOf(path: string, { flags, signal }: Run, { onStart, onProgress }: Listeners = {}) {
   const { execute, model, device, threads, until } = flags;
   if (!execute) return replayTrace(path, { until, signal, onProgress });
   return replayExecution(path, {
     model: model!,
-    device,
-    ...(threads === undefined ? {} : { numThreads: threads }),
+    ...withoutUndefined({ device, numThreads: threads, onStart }),
     until,
     signal,
     onProgress,
@@ -221,6 +237,11 @@ function print(text: string): void {
 
 function warn(sentences: readonly string[]): void {
   for (const sentence of sentences) process.stderr.write(`kadenz: ${sentence}\n`);
+}
+
+/** A function of its own: the compiler takes a variable that only a callback sets for null. */
+function stopBar(bar: SingleBar | null): void {
+  bar?.stop();
 }
 
 function startBar(format: string, total: number | null): SingleBar | null {

@@ -1,6 +1,7 @@
 // One run of a command over input lines: output opened, engine created, lines answered in order, everything closed again, whatever happens.
 // The first interrupt stops reading and aborts what runs; what has finished is written. The second one ends the process at once.
 
+import type { Logger } from 'pino';
 import { Engine, type EngineOptions, KadenzError } from '../index.js';
 import { countInputLines, type InputLine, readInputLines } from './input_lines.js';
 import { watchInterrupts } from './interrupts.js';
@@ -8,6 +9,7 @@ import { openOutput } from './output_file.js';
 import { createLogger, type LogLevel, Progress } from './progress.js';
 import { errorLine } from './request_line.js';
 import { runLines } from './run_lines.js';
+import { StartView } from './start_view.js';
 
 export interface SessionOptions {
   engineOptions: EngineOptions;
@@ -39,7 +41,7 @@ export async function runSession(options: SessionOptions): Promise<number> {
     const { input } = options;
     const total = typeof input === 'string' ? await countIfShown(input, stop.signal) : input.length;
     const logger = createLogger(options.logLevel);
-    engine = await Engine.create({ ...options.engineOptions, logger });
+    engine = await startEngine(options.engineOptions, logger);
     stop.signal.addEventListener('abort', () => engine!.abort('all'));
     const lines = typeof input === 'string' ? readInputLines(input, stop.signal) : givenLines(input);
     const progress = new Progress(engine, logger, { total, noun: options.noun });
@@ -61,6 +63,15 @@ export async function runSession(options: SessionOptions): Promise<number> {
   } finally {
     await engine?.close();
     interrupts.unwatch();
+  }
+}
+
+async function startEngine(options: EngineOptions, logger: Logger): Promise<Engine> {
+  const view = new StartView(logger);
+  try {
+    return await Engine.create({ ...options, logger, onProgress: (progress) => view.show(progress) });
+  } finally {
+    view.end();
   }
 }
 

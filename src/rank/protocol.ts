@@ -6,9 +6,10 @@
 // All bytes are FlatBuffers of schemas/, each in a buffer of its own that changes hands with the message.
 
 import type { MessagePort } from 'node:worker_threads';
-import type { CoreConfig } from '../core/index.js';
+import type { CoreConfig, ResolvedCoreConfig } from '../core/index.js';
 import type { KadenzErrorCode, KadenzErrorDetails } from '../errors.js';
 import type { HostInfo } from '../host/host.js';
+import type { StartProgress } from '../host/start_progress.js';
 import type { TraceHeader } from '../trace/index.js';
 
 /** Words of the shared Int32Array: how many messages were posted so far, and whether the loop is to end. */
@@ -19,21 +20,28 @@ export const SIGNAL_WORDS = 2;
 export type MessageToWorker = { kind: 'command'; command: Uint8Array } | { kind: 'stats'; id: number };
 
 export type MessageFromWorker =
-  | { kind: 'ready'; info: HostInfo }
+  /** How far the host's start is; comes before 'ready'. */
+  | ({ kind: 'progress' } & StartProgress)
+  /** The configuration is the core's own, complete: what `coreConfig` of the task left to the host is in it. */
+  | { kind: 'ready'; info: HostInfo; coreConfig: ResolvedCoreConfig }
   /** An Output, and the Result that it refers to: null when it answers a command. */
   | { kind: 'output'; output: Uint8Array; result: Uint8Array | null }
   | { kind: 'stats'; id: number; stats: Uint8Array }
   /** The next payload of the run's trace. */
   | { kind: 'trace'; payload: Uint8Array }
   | { kind: 'failed'; code: KadenzErrorCode; message: string; details: KadenzErrorDetails; stack: string }
-  | { kind: 'ended' };
+  /** With the host's info as it was at the end. */
+  | { kind: 'ended'; info: HostInfo };
 
 /** What a worker needs to start. Everything in it survives a structured clone. */
 export interface RankTask {
   port: MessagePort;
   signal: Int32Array;
+  /** numBlocks 0: as many as the host says that it has. */
   coreConfig: CoreConfig;
-  /** URL of a module that exports `openHost(options): Host | Promise<Host>`. */
+  /** With numBlocks 0: maxModelLen is lowered to what the host's blocks hold; else it stays as it was asked for. */
+  fitModelLen: boolean;
+  /** URL of a module that exports `openHost(options, progress): Host | Promise<Host>`. */
   hostModule: string;
   hostOptions: unknown;
   /** null: nobody records this run. */

@@ -7,9 +7,10 @@
 import { fileURLToPath } from 'node:url';
 import { MessageChannel, type MessagePort, receiveMessageOnPort } from 'node:worker_threads';
 import { Piscina } from 'piscina';
-import type { CoreConfig } from '../core/index.js';
+import type { CoreConfig, ResolvedCoreConfig } from '../core/index.js';
 import { KadenzError } from '../errors.js';
 import type { HostInfo } from '../host/host.js';
+import type { StartProgress } from '../host/start_progress.js';
 import { graceFor } from './grace.js';
 import {
   type MessageFromWorker,
@@ -24,8 +25,11 @@ import {
 const STOP_GRACE_MS_DEFAULT = 10_000;
 
 export interface RankOptions {
+  /** numBlocks 0: as many as the host says that it has. */
   coreConfig: CoreConfig;
-  /** URL of a module that exports `openHost(options)`; `hostOptions` is structured-cloned to it. */
+  /** With numBlocks 0: lower maxModelLen to what the host's blocks hold. Default false. */
+  fitModelLen?: boolean;
+  /** URL of a module that exports `openHost(options, progress)`; `hostOptions` is structured-cloned to it. */
   hostModule: string;
   hostOptions: unknown;
   /** Record the run: its trace's payloads come through `onTrace`. */
@@ -36,6 +40,8 @@ export interface RankOptions {
 }
 
 export interface RankListener {
+  /** While the host starts. */
+  onProgress?(progress: StartProgress): void;
   onOutput(output: Uint8Array, result: Uint8Array | null): void;
   onTrace?(payload: Uint8Array): void;
   onEnd(error: KadenzError | null): void;
@@ -63,7 +69,7 @@ export class Rank {
     { resolve(stats: Uint8Array): void; reject(error: Error): void }
   >();
   #nextStatsId = 1;
-  #info: HostInfo | null = null;
+  #opened: { info: HostInfo; coreConfig: ResolvedCoreConfig } | null = null;
   #stopping = false;
   #sawEnd = false;
   #failure: KadenzError | null = null;
@@ -90,6 +96,7 @@ export class Rank {
       port: port2,
       signal: this.#signal,
       coreConfig: options.coreConfig,
+      fitModelLen: options.fitModelLen ?? false,
       hostModule: options.hostModule,
       hostOptions: options.hostOptions,
       recording: options.recording ?? null,
@@ -110,8 +117,12 @@ export class Rank {
 
   /** What the host says about itself. */
   get info(): HostInfo {
-    if (this.#info === null) throw new Error('a rank has no info before it is ready');
-    return this.#info;
+    return this.#requireOpened().info;
+  }
+
+  /** What the core was configured with, complete. */
+  get coreConfig(): ResolvedCoreConfig {
+    return this.#requireOpened().coreConfig;
   }
 
   /** Sends one Command. The bytes change hands: the caller's view is detached. */
@@ -141,6 +152,11 @@ export class Rank {
     await this.#task;
   }
 
+  #requireOpened(): { info: HostInfo; coreConfig: ResolvedCoreConfig } {
+    if (this.#opened === null) throw new Error('a rank has no info before it is ready');
+    return this.#opened;
+  }
+
   #post(message: MessageToWorker, transfer: ArrayBuffer[]): void {
     if (this.#ended !== undefined) return;
     this.#port.postMessage(message, transfer);
@@ -161,10 +177,14 @@ export class Rank {
       this.#statsWaiting.get(message.id)?.resolve(message.stats);
       this.#statsWaiting.delete(message.id);
     } else if (message.kind === 'ready') {
-      this.#info = message.info;
+      this.#opened = message;
       this.#resolveReady();
+    } else if (message.kind === 'progress') {
+      const { stage, done, total } = message;
+      this.#listener.onProgress?.({ stage, done, total });
     } else if (message.kind === 'ended') {
       this.#sawEnd = true;
+      Object.assign(this.#requireOpened().info, message.info);
     } else {
       const error = new KadenzError(message.code, message.message, message.details);
       error.stack = message.stack;
@@ -184,7 +204,7 @@ export class Rank {
     }
     this.#port.close();
     if (!this.#sawEnd && this.#failure === null && !this.#stopping) this.#fail('it ended without a word');
-    const ready = this.#info !== null;
+    const ready = this.#opened !== null;
     this.#ended = this.#stopping ? null : this.#asEnd(ready);
     for (const waiting of this.#statsWaiting.values()) waiting.reject(this.#ended ?? stoppedError());
     this.#statsWaiting.clear();

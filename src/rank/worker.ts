@@ -5,7 +5,9 @@ import { type MessagePort, receiveMessageOnPort } from 'node:worker_threads';
 import { WasmCore } from '../core/index.js';
 import { KadenzError } from '../errors.js';
 import type { Host } from '../host/host.js';
+import { type ReportProgress, thinProgress } from '../host/start_progress.js';
 import { RecordingCore, TraceRecorder } from '../trace/index.js';
+import { completeCoreConfig } from './core_config.js';
 import {
   type MessageFromWorker,
   type MessageToWorker,
@@ -24,12 +26,13 @@ export default async function runRank(task: RankTask): Promise<void> {
   let recorder: TraceRecorder | null = null;
   try {
     const { openHost } = (await import(task.hostModule)) as {
-      openHost(options: unknown): Host | Promise<Host>;
+      openHost(options: unknown, progress: ReportProgress): Host | Promise<Host>;
     };
-    host = await openHost(task.hostOptions);
-    const core = await WasmCore.create(task.coreConfig);
+    const progress = thinProgress((reached) => say(port, { kind: 'progress', ...reached }));
+    host = await openHost(task.hostOptions, progress);
+    const core = await WasmCore.create(completeCoreConfig(task, host.info));
     recorder = startRecorder(task, core, host);
-    say(port, { kind: 'ready', info: host.info });
+    say(port, { kind: 'ready', info: host.info, coreConfig: core.config });
     runStepLoop({
       core: recorder === null ? core : new RecordingCore(core, recorder),
       host,
@@ -37,8 +40,9 @@ export default async function runRank(task: RankTask): Promise<void> {
       outbox: new PortOutbox(port),
     });
     recorder?.end(core.digest());
+    const info = host.info;
     host.close();
-    say(port, { kind: 'ended' });
+    say(port, { kind: 'ended', info });
   } catch (error) {
     recorder?.flush();
     say(port, describeFailure(error));

@@ -231,7 +231,7 @@ describe('score', () => {
 describe('options', () => {
   it.each([
     [{ modle: 'x' }, 'unknown_option'],
-    [{ device: 'cuda' }, 'unsupported_device'],
+    [{ device: 'tpu' }, 'unsupported_device'],
     [{ dtype: 'int4' }, 'invalid_argument'],
     [{ maxNumSeqs: 0 }, 'invalid_argument'],
     [{ maxModelLen: 1e9 }, 'invalid_argument'],

@@ -104,6 +104,42 @@ describe('kadenz replay --execute', () => {
     });
   });
 
+  it('refuses another kind of device than the one that the run was recorded on', async () => {
+    const { exitCode, stdout, stderr } = await runCli([
+      ...['replay', trace, '--execute', '--model', MODEL, '--device', 'cuda'],
+    ]);
+    expect({ exitCode, stdout }).toEqual({ exitCode: 1, stdout: '' });
+    expect(stderr).toMatch(
+      /recorded on the host 'cpu x86-64 bfloat16 numerics-1'; device 'cuda:0' computes other bits .* --device cpu.*\(trace_mismatch\)/,
+    );
+    await expect(replayExecution(trace, { model: MODEL, device: 'tpu' as never })).rejects.toMatchObject({
+      code: 'unsupported_device',
+    });
+  });
+
+  it('executes a run of a GPU on a GPU, without being told, and on nothing else', async () => {
+    const { vocab_size: vocabSize } = JSON.parse(readFileSync(join(MODEL, 'config.json'), 'utf8'));
+    const run = await RecordedRun.create(
+      { vocabSize },
+      { hostFingerprint: 'cuda Some GPU float16 certificate of float32 sums' },
+    );
+    run.add({ id: 1 });
+    const path = join(folder, 'of_a_gpu.kdz');
+    writeFileSync(path, await run.bytes());
+    process.env.KADENZ_CUDA_PLUGIN = join(folder, 'no_plugin.so');
+    try {
+      await expect(replayExecution(path, { model: MODEL })).rejects.toMatchObject({
+        code: 'cuda_plugin_missing',
+      });
+    } finally {
+      delete process.env.KADENZ_CUDA_PLUGIN;
+    }
+    await expect(replayExecution(path, { model: MODEL, device: 'cpu' })).rejects.toMatchObject({
+      code: 'trace_mismatch',
+      message: expect.stringContaining('--device cuda'),
+    });
+  });
+
   it('refuses a model of another vocabulary', async () => {
     const run = await RecordedRun.create({}, { hostFingerprint: 'cpu x86-64 float32 numerics-1' });
     run.add({ id: 1 });

@@ -2,6 +2,7 @@
 // It keeps the protocol of host.ts (enqueue, collect the oldest) and can be told to break it by its module URL's query:
 //   ?throwAtStep=3   collect throws          ?exitAtStep=3   the thread exits          ?failAtStep=3   a Result with code step_failed
 //   ?failOpen=1      it can't be opened      ?hangAtStep=3   collect never returns
+//   ?numBlocks=7     it says that it has so many KV blocks   ?progress=500   it reports so many times while it starts
 
 import * as flatbuffers from 'flatbuffers';
 import { encodeResult } from '../../dist/core/index.js';
@@ -28,7 +29,11 @@ export class FakeHost {
   #vocabSize;
   #slots = new Map();
   #queue = [];
-  info = { name: 'fake', fingerprint: 'fake' };
+  info = {
+    name: 'fake',
+    fingerprint: 'fake',
+    ...(orders.has('numBlocks') ? { numBlocks: Number(orders.get('numBlocks')) } : {}),
+  };
   closed = false;
 
   constructor(vocabSize) {
@@ -81,7 +86,10 @@ export class FakeHost {
   }
 }
 
-export function openHost(options) {
+export function openHost(options, progress) {
   if (orders.has('failOpen')) throw new Error('there is no fake device');
+  const reports = orderedStep('progress');
+  for (let done = 0; done <= reports; done += 1) progress('weights', done * 1000, reports * 1000);
+  for (let done = 0; done <= 3 && reports >= 0; done += 1) progress('graphs', done, 3);
   return new FakeHost(options.vocabSize ?? options.model.config.vocabSize);
 }

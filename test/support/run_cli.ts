@@ -9,7 +9,7 @@ export interface CliRun {
   exitCode: number | null;
   stdout: string;
   stderr: string;
-  /** Standard output as JSON lines. */
+  /** Standard output as JSON lines, whole ones: a reader that went away may have been left with a piece. */
   lines: Record<string, never>[];
 }
 
@@ -33,7 +33,8 @@ export function runCli(parameters: string[], { input = '', onOutput }: CliOption
     });
     child.on('error', reject);
     child.on('close', (exitCode) => {
-      const texts = stdout.split('\n').filter((text) => text.startsWith('{'));
+      const wholeLines = stdout.split('\n').slice(0, -1);
+      const texts = wholeLines.filter((text) => text.startsWith('{'));
       resolve({ exitCode, stdout, stderr, lines: texts.map((text) => JSON.parse(text)) });
     });
     child.stdin.on('error', () => {});

@@ -1,0 +1,136 @@
+// The part of CudaOps that begins a step and runs it, eagerly or by a captured graph.
+#include <algorithm>
+#include <string>
+
+#include "cuda/cuda_ops.h"
+#include "cuda/kernels/attention.h"
+#include "cuda/kernels/prepare.h"
+#include "model/error.h"
+#include "model/exact_math.h"
+
+namespace kadenz::cuda {
+namespace {
+
+bool is_decode(const DecoderBatch& batch) {
+  if (batch.output_rows.size() != batch.token_ids.size()) return false;
+  for (const SequenceSpan& span : batch.sequences) {
+    if (span.num_rows != 1) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+// cos and sin of every position and pair, made on the host as the CPU makes them.
+void CudaOps::use_rotary(const RotaryFrequencies& rotary) {
+  const uint64_t half = rotary.inverse_frequencies.size();
+  std::vector<float> table(limits_.max_model_len * half * 2);
+  for (uint64_t position = 0; position < limits_.max_model_len; ++position) {
+    for (uint64_t i = 0; i < half; ++i) {
+      const float angle = static_cast<float>(position) * rotary.inverse_frequencies[i];
+      double sine = 0.0;
+      double cosine = 0.0;
+      exact_sin_cos(static_cast<double>(angle), &sine, &cosine);
+      table[(position * half + i) * 2] = static_cast<float>(cosine) * rotary.attention_factor;
+      table[(position * half + i) * 2 + 1] = static_cast<float>(sine) * rotary.attention_factor;
+    }
+  }
+  cos_sin_ = DeviceBuffer<float>(table.size());
+  check(cudaMemcpy(cos_sin_.data(), table.data(), cos_sin_.bytes(), cudaMemcpyHostToDevice), "cudaMemcpy");
+}
+
+// One list serves every layer: where a layer has a window, what lies before it is masked in the kernel.
+void CudaOps::plan_attention(const DecoderBatch& batch) {
+  sequences_.clear();
+  for (const SequenceSpan& span : batch.sequences) {
+    sequences_.push_back({static_cast<int32_t>(span.first_row), static_cast<int32_t>(span.num_rows),
+                          static_cast<int32_t>(span.start_position), static_cast<int32_t>(span.slot)});
+  }
+  attention_plan_.make(sequences_, 0);
+}
+
+AttentionWork CudaOps::attention_work() const {
+  return {sequences_, attention_plan_.split_offsets(), attention_plan_.split_items(),
+          attention_plan_.block_items()};
+}
+
+uint32_t CudaOps::begin_step(const DecoderBatch& batch, const AttentionShape&) {
+  batch_ = batch;
+  const uint32_t rows = static_cast<uint32_t>(batch.token_ids.size());
+  run_rows_ = is_decode(batch) ? Matmul::padded_rows(rows) : rows;
+  plan_attention(batch);
+  inputs_->send(batch, run_rows_, attention_work());
+  update_tables(inputs_->table_updates(), static_cast<uint32_t>(batch.table_updates.size()), tables_.data(),
+                table_stride_, stream_);
+  PrepareArgs args;
+  args.input = inputs_->rows();
+  args.rows = run_rows_;
+  args.sampled_tokens = sampled_tokens_;
+  args.tables = tables_.data();
+  args.table_stride = table_stride_;
+  args.block_size = limits_.block_size;
+  prepare_rows(args, prepared_, stream_);
+  return run_rows_;
+}
+
+void CudaOps::run(const StepShape& shape, const std::function<void()>& operations) {
+  const auto graph = shape.decodes ? graphs_.find(shape.rows) : graphs_.end();
+  if (graph == graphs_.end()) return operations();
+  check(cudaGraphLaunch(graph->second, stream_), "cudaGraphLaunch");
+}
+
+// Runs the operations once on padding rows, so that every kernel is loaded and every matmul planned, then
+// captures them.
+void CudaOps::record(const StepShape& shape, const std::function<void()>& operations) {
+  if (!options_.graphs) return;
+  batch_ = {};
+  run_rows_ = shape.rows;
+  plan_attention(batch_);
+  inputs_->send(batch_, run_rows_, attention_work());
+  PrepareArgs args;
+  args.input = inputs_->rows();
+  args.rows = run_rows_;
+  args.sampled_tokens = sampled_tokens_;
+  args.tables = tables_.data();
+  args.table_stride = table_stride_;
+  args.block_size = limits_.block_size;
+  prepare_rows(args, prepared_, stream_);
+  matmul_->set_timing(true);
+  operations();
+  matmul_->set_timing(false);
+  end_step();
+  check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
+
+  check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture");
+  cudaGraph_t graph = nullptr;
+  try {
+    operations();
+  } catch (...) {
+    cudaStreamEndCapture(stream_, &graph);
+    if (graph != nullptr) cudaGraphDestroy(graph);
+    throw;
+  }
+  check(cudaStreamEndCapture(stream_, &graph), "cudaStreamEndCapture");
+  cudaGraphExec_t executable = nullptr;
+  const cudaError_t error = cudaGraphInstantiate(&executable, graph, 0);
+  cudaGraphDestroy(graph);
+  check(error, "cudaGraphInstantiate");
+  check(cudaGraphUpload(executable, stream_), "cudaGraphUpload");
+  graphs_[shape.rows] = executable;
+}
+
+std::vector<uint32_t> CudaOps::decode_rungs() const {
+  std::vector<uint32_t> rungs;
+  const uint32_t most = std::min(limits_.max_num_seqs, limits_.max_num_batched_tokens);
+  for (uint32_t rows = Matmul::padded_rows(most); rows > 0;) {
+    rungs.push_back(rows);
+    uint32_t below = 0;
+    for (uint32_t candidate = rows - 1; candidate > 0 && below == 0; --candidate) {
+      if (Matmul::padded_rows(candidate) < rows) below = Matmul::padded_rows(candidate);
+    }
+    rows = below;
+  }
+  return rungs;
+}
+
+}  // namespace kadenz::cuda

@@ -1,0 +1,90 @@
+// One step's integers on their way to the device: rows, sequences, attention's work list, table updates, block
+// copies, output rows. Two copies a step: what captured graphs read lies at addresses that never change, the
+// rest in a buffer of the step's own.
+//
+// Up to kStepsInFlight steps may be under way; a step's buffers are used again only when the device is done
+// with them.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <array>
+#include <cstdint>
+#include <span>
+
+#include "cuda/device_buffer.h"
+#include "cuda/kernels/attention.h"
+#include "cuda/kernels/prepare.h"
+#include "model/batch.h"
+
+namespace kadenz::cuda {
+
+// What attention_plan.h made of the step.
+struct AttentionWork {
+  std::span<const AttentionSequence> sequences;
+  std::span<const uint32_t> split_offsets;
+  std::span<const SplitItem> split_items;
+  std::span<const BlockItem> block_items;
+};
+
+inline constexpr uint32_t kStepsInFlight = 4;
+
+class StepInputs {
+ public:
+  struct Sizes {
+    uint64_t sequences;
+    uint64_t split_offsets;
+    uint64_t split_items;
+  };
+  StepInputs(const Sizes& most, cudaStream_t stream);
+  ~StepInputs();
+  StepInputs(const StepInputs&) = delete;
+  StepInputs& operator=(const StepInputs&) = delete;
+
+  // Enqueues the copies. Rows from the batch's last one to `run_rows` are padding.
+  void send(const DecoderBatch& batch, uint32_t run_rows, const AttentionWork& work);
+  // Marks the end of the step's use of its buffers.
+  void end_step();
+
+  // The same for every step
+  const uint32_t* split_offsets() const { return fixed<uint32_t>(0); }
+  const AttentionSequence* sequences() const { return fixed<AttentionSequence>(sequences_at_); }
+  const SplitItem* split_items() const { return fixed<SplitItem>(items_at_); }
+  // Of the step sent last
+  const RowInput* rows() const { return rows_; }
+  const BlockItem* block_items() const { return block_items_; }
+  const uint32_t* output_rows() const { return output_rows_; }
+  const TableUpdate* table_updates() const { return table_updates_; }
+  const BlockCopy* copies() const { return copies_; }
+
+  uint64_t bytes() const;  // on the device
+
+ private:
+  struct Slot {
+    PinnedBuffer<std::byte> fixed, own;
+    DeviceBuffer<std::byte> own_on_device;
+    cudaEvent_t done = nullptr;
+  };
+
+  template <class Element>
+  const Element* fixed(uint64_t offset_bytes) const {
+    return reinterpret_cast<const Element*>(fixed_.data() + offset_bytes);
+  }
+  void send_fixed(Slot& slot, const AttentionWork& work);
+  void send_own(Slot& slot, const DecoderBatch& batch, uint32_t run_rows, std::span<const BlockItem> block_items);
+
+  const Sizes most_;
+  const uint64_t sequences_at_, items_at_;  // in the fixed part
+  cudaStream_t stream_;
+  DeviceBuffer<std::byte> fixed_;
+  std::array<Slot, kStepsInFlight> slots_;
+  uint32_t current_ = 0;
+
+  const RowInput* rows_ = nullptr;
+  const BlockItem* block_items_ = nullptr;
+  const uint32_t* output_rows_ = nullptr;
+  const TableUpdate* table_updates_ = nullptr;
+  const BlockCopy* copies_ = nullptr;
+};
+
+}  // namespace kadenz::cuda
