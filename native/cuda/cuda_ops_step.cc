@@ -82,7 +82,9 @@ void CudaOps::run(const StepShape& shape, const std::function<void()>& operation
 // Runs the operations once on padding rows, so that every kernel is loaded and every matmul planned, then
 // captures them.
 void CudaOps::record(const StepShape& shape, const std::function<void()>& operations) {
-  if (!options_.graphs) return;
+  // With more query heads to a key-value head than one tile holds, attention's launches follow the batch.
+  const int64_t group = config_.num_attention_heads / config_.num_key_value_heads;
+  if (!options_.graphs || group > kAttentionSplitRows) return;
   batch_ = {};
   run_rows_ = shape.rows;
   plan_attention(batch_);

@@ -32,7 +32,10 @@ add_executable(cuda_tests EXCLUDE_FROM_ALL ${KADENZ_CUDA_TEST_SOURCES}
   ${CMAKE_CURRENT_LIST_DIR}/../test/main.cc ${CMAKE_CURRENT_LIST_DIR}/../test/tiny_model.cc)
 file(GLOB KADENZ_CUDA_BENCHMARKS CONFIGURE_DEPENDS ${CMAKE_CURRENT_LIST_DIR}/bench/*_bench.cu)
 add_custom_target(cuda_benchmarks)
-set(KADENZ_CUDA_PROGRAMS cuda_tests)
+# In a process of its own: it breaks the CUDA context on purpose.
+add_executable(cuda_fault_tests EXCLUDE_FROM_ALL ${CMAKE_CURRENT_LIST_DIR}/test/fault/device_fault_test.cu
+  ${CMAKE_CURRENT_LIST_DIR}/../test/main.cc ${CMAKE_CURRENT_LIST_DIR}/../test/tiny_model.cc)
+set(KADENZ_CUDA_PROGRAMS cuda_tests cuda_fault_tests)
 foreach(source ${KADENZ_CUDA_BENCHMARKS})
   get_filename_component(name ${source} NAME_WE)
   add_executable(${name} EXCLUDE_FROM_ALL ${source})

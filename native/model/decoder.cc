@@ -12,9 +12,6 @@
 namespace kadenz {
 namespace {
 
-constexpr uint64_t kMaxRows = uint64_t{1} << 20;
-constexpr uint64_t kMaxPosition = uint64_t{1} << 24;  // a float still counts positions exactly
-
 // Packs one layer's or the model's tensors and gives the mapped pages back at once.
 class Packer {
  public:
@@ -48,8 +45,6 @@ class Packer {
   WeightPrecision precision_;
   uint64_t bytes_ = 0;
 };
-
-[[noreturn]] void refuse_batch(const std::string& sentence) { throw HostError("invalid_batch", sentence); }
 
 void check_cache_shape(const CacheShape& cache) {
   const bool power_of_two = (cache.block_size & (cache.block_size - 1)) == 0;
@@ -168,7 +163,8 @@ void Decoder::load_weights(WeightFiles& weights) {
 
 void Decoder::restore_cache() {
   cache_ = ops_.allocate_kv_cache(attention_shape_, cache_shape_);
-  block_writers_.assign(cache_shape_.num_blocks, 0);
+  batch_check_.emplace(BatchLimits{config_.vocab_size, cache_shape_.num_blocks, cache_shape_.block_size,
+                                   ops_.gathers_samples()});
 }
 
 void Decoder::release_cache() { cache_.reset(); }
@@ -211,71 +207,6 @@ void Decoder::check_resident() const {
   if (embedding_ == nullptr || weights_offloaded_)
     throw HostError("memory_released", "The weights are released; resume them first.");
   if (cache_ == nullptr) throw HostError("memory_released", "The KV cache is released; resume it first.");
-}
-
-void Decoder::check(const DecoderBatch& batch) {
-  const uint64_t rows = batch.token_ids.size();
-  if (rows > kMaxRows || batch.output_rows.size() > kMaxRows) {
-    refuse_batch("A batch of " + std::to_string(rows) + " rows with " +
-                 std::to_string(batch.output_rows.size()) + " outputs is over the limit of " +
-                 std::to_string(kMaxRows) + ".");
-  }
-  const bool gathers = ops_.gathers_samples();
-  for (const int32_t token : batch.token_ids) {
-    if ((token < 0 && !gathers) || token >= config_.vocab_size) {
-      refuse_batch("Token id " + std::to_string(token) + " is outside the vocabulary of " +
-                   std::to_string(config_.vocab_size) + ".");
-    }
-  }
-  for (const uint32_t row : batch.output_rows) {
-    if (row >= rows) {
-      refuse_batch("Output row " + std::to_string(row) + " is outside the batch of " + std::to_string(rows) +
-                   " rows.");
-    }
-  }
-  for (const BlockCopy& copy : batch.copies) {
-    if (copy.source >= cache_shape_.num_blocks || copy.target >= cache_shape_.num_blocks) {
-      refuse_batch("A copy of block " + std::to_string(copy.source) + " to " + std::to_string(copy.target) +
-                   " is outside the " + std::to_string(cache_shape_.num_blocks) + " blocks of the KV cache.");
-    }
-  }
-  ++step_stamp_;
-  uint64_t next_row = 0;
-  for (size_t index = 0; index < batch.sequences.size(); ++index) {
-    const SequenceSpan& span = batch.sequences[index];
-    const std::string name = "Sequence " + std::to_string(index) + " of the batch";
-    if (span.first_row != next_row) {
-      refuse_batch(name + " starts at row " + std::to_string(span.first_row) + "; row " +
-                   std::to_string(next_row) + " is next.");
-    }
-    next_row += span.num_rows;
-    const uint64_t end = uint64_t{span.start_position} + span.num_rows;
-    if (end > kMaxPosition) refuse_batch(name + " reaches position " + std::to_string(end) + ".");
-    const uint64_t blocks = (end + cache_shape_.block_size - 1) / cache_shape_.block_size;
-    if (span.num_rows > 0 && (blocks > span.num_blocks || span.block_table == nullptr)) {
-      refuse_batch(name + " needs " + std::to_string(blocks) + " blocks; its table has " +
-                   std::to_string(span.num_blocks) + ".");
-    }
-    if (span.num_rows == 0) continue;
-    for (uint64_t block = 0; block < blocks; ++block) {
-      if (span.block_table[block] >= cache_shape_.num_blocks) {
-        refuse_batch(name + " names block " + std::to_string(span.block_table[block]) + " of " +
-                     std::to_string(cache_shape_.num_blocks) + ".");
-      }
-    }
-    for (uint64_t block = span.start_position / cache_shape_.block_size; block < blocks; ++block) {
-      uint64_t& writer = block_writers_[span.block_table[block]];
-      if (writer == step_stamp_) {
-        refuse_batch(name + " writes block " + std::to_string(span.block_table[block]) +
-                     ", which is written already in this step.");
-      }
-      writer = step_stamp_;
-    }
-  }
-  if (next_row != rows) {
-    refuse_batch("The sequences cover " + std::to_string(next_row) + " of the batch's " +
-                 std::to_string(rows) + " rows.");
-  }
 }
 
 void Decoder::reserve(uint32_t rows, uint32_t kept_rows) {
@@ -352,7 +283,7 @@ void Decoder::run_layers(const StepShape& shape, std::span<const uint32_t> outpu
 void Decoder::forward(const DecoderBatch& batch) {
   kept_rows_ = 0;
   check_resident();
-  check(batch);
+  batch_check_->check(batch);
   const uint32_t rows = static_cast<uint32_t>(batch.token_ids.size());
   const uint32_t kept = static_cast<uint32_t>(batch.output_rows.size());
   reserve(rows, kept);

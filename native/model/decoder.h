@@ -8,10 +8,12 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
 #include "model/batch.h"
+#include "model/batch_check.h"
 #include "model/model_config.h"
 #include "model/ops.h"
 #include "model/weights.h"
@@ -66,7 +68,6 @@ class Decoder {
   void drop_weights();
   void check_resident() const;
   Linear head_for(uint32_t first, uint32_t count) const;  // checks the rows
-  void check(const DecoderBatch& batch);
   void reserve(uint32_t rows, uint32_t kept_rows);
   void run_layers(const StepShape& shape, std::span<const uint32_t> output_rows);
   void feed_forward(size_t index, Activations& hidden, Activations& normed, uint32_t rows);
@@ -91,10 +92,7 @@ class Decoder {
   uint32_t kept_rows_ = 0;
   const Activations* final_ = nullptr;  // the kept rows' final hidden states
   bool weights_offloaded_ = false;
-
-  // By block: the last step that wrote it, to find two writers in one step
-  std::vector<uint64_t> block_writers_;
-  uint64_t step_stamp_ = 0;
+  std::optional<BatchCheck> batch_check_;  // there whenever the cache is
 };
 
 }  // namespace kadenz

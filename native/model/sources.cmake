@@ -1,5 +1,6 @@
 # The decoder. Include from a CMakeLists.txt whose include path holds native/; sets KADENZ_MODEL_SOURCES.
 set(KADENZ_MODEL_SOURCES
+  ${CMAKE_CURRENT_LIST_DIR}/batch_check.cc
   ${CMAKE_CURRENT_LIST_DIR}/decoder.cc
   ${CMAKE_CURRENT_LIST_DIR}/exact_math.cc
   ${CMAKE_CURRENT_LIST_DIR}/model_config.cc

@@ -92,7 +92,11 @@ describe.each(shapesToTest(['qwen2.5-0.5b', 'qwen2.5-1.5b', 'qwen3-8b']))('a ran
     ['without CUDA graphs', { enableCudaGraphs: false }, 256],
     ['without CUDA graphs, seven at once', { enableCudaGraphs: false }, 7],
     ['with prompts computed 64 tokens at a time', { maxNumBatchedTokens: 64 }, 256],
-    ['with blocks of 64 and few of them, so that sequences are preempted', { blockSize: 64, kvCacheBlocks: 200 }, 256],
+    [
+      'with blocks of 64 and few of them, so that sequences are preempted',
+      { blockSize: 64, kvCacheBlocks: 200 },
+      256,
+    ],
   ] as const)('gives the same bits %s', async (_, change, batch) => {
     const count = batch === 7 ? 56 : 256;
     const outcomes = await withEngine({ ...options, ...change }, (other) => inBatches(other, count, batch));
