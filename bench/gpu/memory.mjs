@@ -24,7 +24,8 @@ function control(host, kind, tags) {
       ? ReleaseMemory.createReleaseMemory(builder, tags, false)
       : ResumeMemory.createResumeMemory(builder, tags);
   Instruction.startInstruction(builder);
-  Instruction.addStep(builder, BigInt((step += 1)));
+  step += 1;
+  Instruction.addStep(builder, BigInt(step));
   Instruction.addWorkType(builder, kind);
   Instruction.addWork(builder, work);
   builder.finish(Instruction.endInstruction(builder));

@@ -2,8 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <string>
 
@@ -12,25 +10,18 @@
 #include "cpu/kv_cache.h"
 #include "cpu/memory.h"
 #include "cpu/packed_weights.h"
+#include "cpu/row_tasks.h"
+#include "cpu/step_rows.h"
 #include "cpu/thread_pool.h"
 #include "model/error.h"
-#include "model/exact_math.h"
 
 namespace kadenz {
 namespace {
 
 constexpr uint32_t kMaxThreads = 1024;
 constexpr uint32_t kMaxAttendRun = 24;
-constexpr uint32_t kRowsPerTask = 8;                     // of the operations that go row by row
-constexpr int64_t kCachedInputFloats = 128 * 1024;       // 512 KB
-constexpr int64_t kMaxAttendScratchFloats = 256 * 1024;  // fewer rows run together where contexts are long
-constexpr uint32_t kFeedForwardRows = 512;               // bounds the widest activations, whatever the batch
-
-void expect(bool condition, const char* what) {  // a broken invariant: stop before memory is harmed
-  if (condition) return;
-  std::fprintf(stderr, "kadenz cpu: broken invariant: %s\n", what);
-  std::abort();
-}
+constexpr int64_t kCachedInputFloats = 128 * 1024;  // 512 KB
+constexpr uint32_t kFeedForwardRows = 512;          // bounds the widest activations, whatever the batch
 
 const float* data_of(const WeightVector* vector) {
   return vector == nullptr ? nullptr : static_cast<const PackedVector*>(vector)->data();
@@ -39,8 +30,6 @@ const PackedMatrix& matrix_of(const Linear& linear) {
   return static_cast<const PackedMatrix&>(*linear.weight);
 }
 MatmulWeight view_of(const Linear& linear) { return matrix_of(linear).view(data_of(linear.bias)); }
-
-uint32_t ceil_divide(uint32_t a, uint32_t b) { return (a + b - 1) / b; }
 
 class CpuOps : public Ops {
  public:
@@ -73,13 +62,16 @@ class CpuOps : public Ops {
   }
 
   uint64_t scratch_bytes() const override {
-    return matmul_scratch_.bytes() + attend_scratch_.bytes() + cosine_.bytes() + sine_.bytes();
+    return matmul_scratch_.bytes() + step_.scratch_bytes();
   }
 
   uint32_t feed_forward_rows() const override { return kFeedForwardRows; }
 
-  void use_rotary(const RotaryFrequencies& rotary) override { rotary_ = rotary; }
-  uint32_t begin_step(const DecoderBatch& batch, const AttentionShape& shape) override;
+  void use_rotary(const RotaryFrequencies& rotary) override { step_.use_rotary(rotary); }
+  uint32_t begin_step(const DecoderBatch& batch, const AttentionShape& shape) override {
+    step_.begin(batch, shape, pool_);
+    return step_.count();
+  }
   void copy_blocks(KvCache& cache, std::span<const BlockCopy> copies) override;
   void embed(const WeightMatrix& table, Activations& output) override;
   void rms_norm(const Activations& input, uint32_t rows, const Norm& norm, Activations& output) override;
@@ -100,16 +92,6 @@ class CpuOps : public Ops {
   }
 
  private:
-  struct RowPlace {
-    uint32_t sequence;
-    uint32_t position;
-  };
-  struct AttendTile {  // some consecutive rows of one sequence
-    uint32_t sequence;
-    uint32_t first;  // row of the sequence's rows in this batch
-    uint32_t rows;
-  };
-
   void norm_rows(const FloatRows& input, RowRange rows, const Norm& norm, FloatRows& output);
   // Cuts rows x outputs into tasks and hands each to `multiply(task)`.
   template <class Multiply>
@@ -120,75 +102,8 @@ class CpuOps : public Ops {
   ThreadPool pool_;
   PageArena arena_;            // weights
   PageBuffer matmul_scratch_;  // kMatmulScratch floats for each thread
-  PageBuffer attend_scratch_;  // attend_floats_ for each thread
-  int64_t attend_floats_ = 0;
-
-  RotaryFrequencies rotary_;
-
-  // of the step
-  DecoderBatch batch_;
-  AttentionShape shape_{};
-  std::vector<RowPlace> places_;  // by row
-  std::vector<AttendTile> tiles_;
-  PageBuffer cosine_, sine_;  // [row][head_dim / 2]
+  StepRows step_;
 };
-
-uint32_t CpuOps::begin_step(const DecoderBatch& batch, const AttentionShape& shape) {
-  batch_ = batch;
-  shape_ = shape;
-  const int64_t group = shape.num_heads / shape.num_key_value_heads;
-  places_.clear();
-  tiles_.clear();
-  int64_t scratch_floats = 0;
-  for (uint32_t index = 0; index < batch.sequences.size(); ++index) {
-    const SequenceSpan& span = batch.sequences[index];
-    expect(span.first_row == places_.size(), "sequences cover the rows in order");
-    for (uint32_t row = 0; row < span.num_rows; ++row) places_.push_back({index, span.start_position + row});
-    const int64_t floats_a_row = group * (int64_t{span.start_position} + span.num_rows);
-    const uint32_t together = static_cast<uint32_t>(
-        std::clamp<int64_t>(kMaxAttendScratchFloats / std::max<int64_t>(floats_a_row, 1), 1, 8));
-    for (uint32_t first = 0; first < span.num_rows; first += together) {
-      tiles_.push_back({index, first, std::min(together, span.num_rows - first)});
-    }
-    AttentionLayout layout{};
-    layout.num_heads = shape.num_heads;
-    layout.num_key_value_heads = shape.num_key_value_heads;
-    layout.value_stride = (int64_t{shape.head_dim} + kLanes - 1) / kLanes * kLanes;
-    scratch_floats =
-        std::max(scratch_floats, attend_scratch_floats(layout, std::min(together, span.num_rows),
-                                                       int64_t{span.start_position} + span.num_rows));
-  }
-  expect(places_.size() == batch.token_ids.size(), "every row has a sequence");
-
-  scratch_floats = (scratch_floats + 1023) / 1024 * 1024;
-  if (scratch_floats > attend_floats_) {
-    attend_scratch_ = PageBuffer();
-    attend_floats_ = 0;
-    attend_scratch_ =
-        PageBuffer(pool_.num_threads() * static_cast<uint64_t>(scratch_floats) * sizeof(float), "scratch");
-    attend_floats_ = scratch_floats;
-  }
-  const uint32_t half = shape.head_dim / 2;
-  const uint64_t table_bytes = (places_.size() * half * sizeof(float) + 65535) / 65536 * 65536;
-  if (table_bytes > cosine_.bytes()) {
-    cosine_ = PageBuffer(table_bytes, "rotary tables");
-    sine_ = PageBuffer(table_bytes, "rotary tables");
-  }
-  const uint32_t rows = static_cast<uint32_t>(places_.size());
-  pool_.run(ceil_divide(rows, kRowsPerTask), [&](uint32_t task, uint32_t) {
-    for (uint32_t row = task * kRowsPerTask; row < std::min(rows, (task + 1) * kRowsPerTask); ++row) {
-      for (uint32_t i = 0; i < half; ++i) {
-        const float angle = static_cast<float>(places_[row].position) * rotary_.inverse_frequencies[i];
-        double sine = 0.0;
-        double cosine = 0.0;
-        exact_sin_cos(static_cast<double>(angle), &sine, &cosine);
-        cosine_.floats()[uint64_t{row} * half + i] = static_cast<float>(cosine) * rotary_.attention_factor;
-        sine_.floats()[uint64_t{row} * half + i] = static_cast<float>(sine) * rotary_.attention_factor;
-      }
-    }
-  });
-  return rows;
-}
 
 void CpuOps::copy_blocks(KvCache& cache, std::span<const BlockCopy> copies) {
   if (copies.empty()) return;
@@ -205,11 +120,11 @@ void CpuOps::copy_blocks(KvCache& cache, std::span<const BlockCopy> copies) {
 void CpuOps::embed(const WeightMatrix& table, Activations& output) {
   const PackedMatrix& matrix = static_cast<const PackedMatrix&>(table);
   FloatRows& target = rows_of(output);
-  const uint32_t rows = static_cast<uint32_t>(batch_.token_ids.size());
+  const uint32_t rows = static_cast<uint32_t>(step_.batch().token_ids.size());
   expect(rows <= target.rows(), "embeddings fit their buffer");
   pool_.run(ceil_divide(rows, kRowsPerTask), [&](uint32_t task, uint32_t) {
     for (uint32_t row = task * kRowsPerTask; row < std::min(rows, (task + 1) * kRowsPerTask); ++row) {
-      const int64_t token = batch_.token_ids[row];
+      const int64_t token = step_.batch().token_ids[row];
       if (matrix.has_panels()) {
         kernels_.read_panel_row(matrix.view(nullptr), token, target.row(row));
       } else {
@@ -313,24 +228,22 @@ void CpuOps::rotate_and_store(Activations& qkv, const WeightVector* query_norm, 
                               float epsilon, KvCache& cache, uint32_t layer) {
   FloatRows& source = rows_of(qkv);
   const AttentionLayout layout = static_cast<PagedKvCache&>(cache).layer(layer);
-  const uint32_t rows = static_cast<uint32_t>(places_.size());
+  const uint32_t rows = step_.count();
   expect(rows <= source.rows(), "rows fit their buffer");
   const float scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(layout.head_dim)));
-  const uint64_t half = shape_.head_dim / 2;
   pool_.run(ceil_divide(rows, kRowsPerTask), [&](uint32_t task, uint32_t) {
     for (uint32_t row = task * kRowsPerTask; row < std::min(rows, (task + 1) * kRowsPerTask); ++row) {
-      const RowPlace& place = places_[row];
-      const SequenceSpan& span = batch_.sequences[place.sequence];
+      const uint32_t position = step_.place(row).position;
       RotateTask rotate;
       rotate.qkv = source.row(row);
-      rotate.cosine = cosine_.floats() + row * half;
-      rotate.sine = sine_.floats() + row * half;
+      rotate.cosine = step_.cosine(row);
+      rotate.sine = step_.sine(row);
       rotate.query_norm = data_of(query_norm);
       rotate.key_norm = data_of(key_norm);
       rotate.epsilon = epsilon;
       rotate.query_scale = scale;
-      rotate.block = span.block_table[place.position / layout.block_size];
-      rotate.slot = place.position % layout.block_size;
+      rotate.block = step_.sequence_of(row).block_table[position / layout.block_size];
+      rotate.slot = position % layout.block_size;
       kernels_.rotate_and_store(layout, rotate);
     }
   });
@@ -341,18 +254,18 @@ void CpuOps::attend(const Activations& qkv, const KvCache& cache, uint32_t layer
   const FloatRows& source = rows_of(qkv);
   FloatRows& target = rows_of(output);
   const AttentionLayout layout = static_cast<const PagedKvCache&>(cache).layer(layer);
-  expect(places_.size() <= target.rows(), "rows fit their buffer");
+  expect(step_.count() <= target.rows(), "rows fit their buffer");
   // Tile after tile, head after head, in runs short enough to share out and long enough to look ahead in
-  const uint32_t heads = shape_.num_key_value_heads;
-  const uint32_t items = static_cast<uint32_t>(tiles_.size()) * heads;
+  const uint32_t heads = step_.shape().num_key_value_heads;
+  const uint32_t items = static_cast<uint32_t>(step_.tiles().size()) * heads;
   const uint32_t run = std::clamp(items / (pool_.num_threads() * 16), 1U, kMaxAttendRun);
   pool_.run(ceil_divide(items, run), [&](uint32_t index, uint32_t thread) {
     AttendTask tasks[kMaxAttendRun];
     const uint32_t first = index * run;
     const uint32_t count = std::min(run, items - first);
     for (uint32_t i = 0; i < count; ++i) {
-      const AttendTile& tile = tiles_[(first + i) / heads];
-      const SequenceSpan& span = batch_.sequences[tile.sequence];
+      const StepRows::AttendTile& tile = step_.tiles()[(first + i) / heads];
+      const SequenceSpan& span = step_.batch().sequences[tile.sequence];
       AttendTask& task = tasks[i];
       task.queries = source.row(uint64_t{span.first_row} + tile.first);
       task.query_stride = source.stride();
@@ -363,7 +276,7 @@ void CpuOps::attend(const Activations& qkv, const KvCache& cache, uint32_t layer
       task.window = window;
       task.block_table = span.block_table;
       task.key_value_head = (first + i) % heads;
-      task.scratch = attend_scratch_.floats() + thread * attend_floats_;
+      task.scratch = step_.attend_scratch(thread);
     }
     kernels_.attend(layout, tasks, count);
   });

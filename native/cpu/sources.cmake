@@ -6,6 +6,7 @@ set(KADENZ_CPU_SOURCES
   ${CMAKE_CURRENT_LIST_DIR}/kv_cache.cc
   ${CMAKE_CURRENT_LIST_DIR}/memory.cc
   ${CMAKE_CURRENT_LIST_DIR}/packed_weights.cc
+  ${CMAKE_CURRENT_LIST_DIR}/step_rows.cc
   ${CMAKE_CURRENT_LIST_DIR}/thread_pool.cc)
 
 # a * b + c stays two roundings unless the source says fma: the compiler's choice must not reach the bits.

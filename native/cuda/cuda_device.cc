@@ -121,7 +121,7 @@ class CudaDevice : public Device {
         ops_(options, half_, stream_.get()),
         sampling_(static_cast<uint32_t>(options.config.vocab_size), options.limits.max_num_seqs,
                   std::max(options.limits.max_num_batched_tokens, options.limits.max_num_seqs), stream_.get(),
-                  ops_.poisoned()) {
+                  ops_.poisoned(), ops_.logits().columns()) {
     ops_.gather_from(sampling_.sampled_tokens());
     options_.progress = {};
     certificate_ = ops_.certificate();

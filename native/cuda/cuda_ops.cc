@@ -59,10 +59,11 @@ void CudaOps::rms_norm(const Activations& input, uint32_t rows, const Norm& norm
 // Sums of rows x the weight in float32, unfinished: slices and bias are the reader's to add.
 SumSource CudaOps::multiply(const Activations& input, RowRange rows, const Linear& linear, float* partials) {
   const DeviceMatrix& weight = matrix_of(linear);
-  matmul_->run(weight.data(), rows_of(input).row(rows.first), rows.count, weight.outputs(), weight.inputs(),
-               partials, MatmulOutput::kFloat32, stream_);
-  return {partials, matmul_->slices_written(rows.count, weight.outputs(), weight.inputs()),
-          uint64_t{Matmul::padded_rows(rows.count)} * weight.outputs(), data_of(linear.bias)};
+  const uint32_t outputs = weight.padded_outputs();
+  matmul_->run(weight.data(), rows_of(input).row(rows.first), rows.count, outputs, weight.inputs(), partials,
+               MatmulOutput::kFloat32, stream_);
+  return {partials, matmul_->slices_written(rows.count, outputs, weight.inputs()),
+          uint64_t{Matmul::padded_rows(rows.count)} * outputs, data_of(linear.bias)};
 }
 
 void CudaOps::linear(const Activations& input, RowRange rows, const Linear& linear, Activations& output) {
@@ -149,9 +150,10 @@ void CudaOps::read_linear(const Activations& input, RowRange rows, const Linear&
   for (uint32_t done = 0; done < rows.count; done += kLogitsRows) {
     const uint32_t count = std::min(kLogitsRows, rows.count - done);
     this->linear(input, {rows.first + done, count}, linear, *logits_);
-    check(cudaMemcpyAsync(out + done * columns, logits_->floats(), count * columns * sizeof(float),
-                          cudaMemcpyDeviceToHost, stream_),
-          "cudaMemcpyAsync");
+    check(cudaMemcpy2DAsync(out + done * columns, columns * sizeof(float), logits_->floats(),
+                            logits_->row_bytes(), columns * sizeof(float), count, cudaMemcpyDeviceToHost,
+                            stream_),
+          "cudaMemcpy2DAsync");
   }
   check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
 }

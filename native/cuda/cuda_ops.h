@@ -75,7 +75,8 @@ class CudaOps : public Ops {
   // Where a step's rows find the samples of the step before: on the device, by sample. Before the first step.
   void gather_from(const int32_t* sampled_tokens) { sampled_tokens_ = sampled_tokens; }
   void end_step() { inputs_->end_step(); }
-  DeviceRows& logits() { return *logits_; }  // [kLogitsRows][vocab_size]
+  // [kLogitsRows][columns]: the vocabulary's, then padding
+  DeviceRows& logits() { return *logits_; }
   const uint8_t* poisoned() const { return prepared_.poisoned; }  // by row of the step
   // What the matmuls' self-test found, in one line; it ran before anything was allocated.
   const std::string& certificate() const { return certificate_; }

@@ -43,6 +43,10 @@ DType target_of(WeightPrecision precision) {
   return precision == WeightPrecision::kFloat16 ? DType::kFloat16 : DType::kBFloat16;
 }
 
+uint64_t padded_vocabulary(const ModelConfig& config) {
+  return (static_cast<uint64_t>(config.vocab_size) + 7) / 8 * 8;
+}
+
 uint64_t elements_of(std::span<const TensorView> parts) {
   uint64_t elements = 0;
   for (const TensorView& part : parts) elements += part.bytes / dtype_bytes(part.dtype);
@@ -90,7 +94,7 @@ void CudaOps::certify_matmuls() {
       {count(config_.hidden_size), count(queries), MatmulOutput::kFloat32},
       {count(2 * config_.intermediate_size), count(config_.hidden_size), gated},
       {count(config_.hidden_size), count(config_.intermediate_size), MatmulOutput::kFloat32},
-      {count(config_.vocab_size), count(config_.hidden_size), MatmulOutput::kFloat32}};
+      {static_cast<uint32_t>(padded_vocabulary(config_)), count(config_.hidden_size), MatmulOutput::kFloat32}};
   const Certificate certificate = certify(*matmul_, shapes);
   admit(*matmul_, certificate);
   certificate_ = certificate.fingerprint;
@@ -109,7 +113,7 @@ uint64_t CudaOps::weight_bytes_bound() const {
   const uint64_t inner = static_cast<uint64_t>(config_.intermediate_size);
   const uint64_t queries = static_cast<uint64_t>(config_.num_attention_heads * config_.head_dim);
   const uint64_t keys = static_cast<uint64_t>(config_.num_key_value_heads * config_.head_dim);
-  const uint64_t vocabulary = static_cast<uint64_t>(config_.vocab_size);
+  const uint64_t vocabulary = padded_vocabulary(config_);
   const uint64_t matrices = hidden * (2 * queries + 2 * keys + 3 * inner);
   const uint64_t vectors = 4 * hidden + queries + 2 * keys + 2 * inner + 2 * static_cast<uint64_t>(config_.head_dim);
   constexpr uint64_t kTensorsOfALayer = 16;
@@ -120,15 +124,23 @@ uint64_t CudaOps::weight_bytes_bound() const {
 }
 
 std::unique_ptr<WeightMatrix> CudaOps::pack_matrix(std::span<const TensorView> parts, WeightPrecision precision,
-                                                   MatrixUse) {
+                                                   MatrixUse use) {
   const uint64_t elements = elements_of(parts);
   const uint64_t inputs = static_cast<uint64_t>(parts.front().shape.back());
-  uint16_t* data = weights_.allocate<uint16_t>(elements);
+  const uint64_t outputs = elements / inputs;
+  const bool is_head = use != MatrixUse::kEmbedding && parts.size() == 1 &&
+                       outputs == static_cast<uint64_t>(config_.vocab_size);
+  const uint64_t padded_outputs = is_head ? padded_vocabulary(config_) : outputs;
+  uint16_t* data = weights_.allocate<uint16_t>(padded_outputs * inputs);
   loader_->load(parts, {data, elements * sizeof(uint16_t), target_of(precision)});
+  if (padded_outputs > outputs) {
+    check(cudaMemsetAsync(data + elements, 0, (padded_outputs - outputs) * inputs * sizeof(uint16_t), stream_),
+          "cudaMemsetAsync");
+  }
   packed_bytes_ += elements * sizeof(uint16_t);
   if (progress_) progress_("weights", packed_bytes_, weight_bytes_bound());
-  return std::make_unique<DeviceMatrix>(data, as_count(static_cast<int64_t>(elements / inputs)),
-                                        as_count(static_cast<int64_t>(inputs)));
+  return std::make_unique<DeviceMatrix>(data, static_cast<uint32_t>(outputs),
+                                        static_cast<uint32_t>(padded_outputs), static_cast<uint32_t>(inputs));
 }
 
 std::unique_ptr<WeightVector> CudaOps::pack_vector(std::span<const TensorView> parts, WeightPrecision precision) {
@@ -165,7 +177,7 @@ void CudaOps::allocate_workspace() {
   const uint64_t hidden = static_cast<uint64_t>(config_.hidden_size);
   const uint64_t inner = static_cast<uint64_t>(config_.intermediate_size);
   const uint64_t heads = static_cast<uint64_t>(config_.num_attention_heads);
-  const uint64_t vocabulary = static_cast<uint64_t>(config_.vocab_size);
+  const uint64_t vocabulary = padded_vocabulary(config_);
   const uint64_t rows = std::max(limits_.max_num_batched_tokens, limits_.max_num_seqs);
   max_rows_ = Matmul::padded_rows(static_cast<uint32_t>(rows));
   token_ids_ = scratch<int32_t>(max_rows_);
@@ -187,7 +199,7 @@ void CudaOps::allocate_workspace() {
   }
   partials_ = scratch<float>(floats);
   logits_ = std::make_unique<DeviceRows>(scratch<float>(kLogitsRows * vocabulary), kLogitsRows,
-                                         as_count(config_.vocab_size), ActivationUse::kSums,
+                                         static_cast<uint32_t>(vocabulary), ActivationUse::kSums,
                                          kLogitsRows * vocabulary * sizeof(float));
   allocate_attention();
 }

@@ -12,17 +12,21 @@
 
 namespace kadenz::cuda {
 
-class DeviceMatrix : public WeightMatrix {  // Half [outputs][inputs]
+// Half [padded_outputs][inputs]. An LM head's outputs are rounded up with rows of zeros, since fast matmuls want
+// multiples of 8 and not every vocabulary is one.
+class DeviceMatrix : public WeightMatrix {
  public:
-  DeviceMatrix(void* data, uint32_t outputs, uint32_t inputs) : data_(data), outputs_(outputs), inputs_(inputs) {}
-  uint64_t bytes() const override { return uint64_t{outputs_} * inputs_ * 2; }
+  DeviceMatrix(void* data, uint32_t outputs, uint32_t padded_outputs, uint32_t inputs)
+      : data_(data), outputs_(outputs), padded_outputs_(padded_outputs), inputs_(inputs) {}
+  uint64_t bytes() const override { return uint64_t{padded_outputs_} * inputs_ * 2; }
   const void* data() const { return data_; }
   uint32_t outputs() const { return outputs_; }
+  uint32_t padded_outputs() const { return padded_outputs_; }
   uint32_t inputs() const { return inputs_; }
 
  private:
   void* data_;
-  uint32_t outputs_, inputs_;
+  uint32_t outputs_, padded_outputs_, inputs_;
 };
 
 class DeviceVector : public WeightVector {  // float32, rounded to the weights' dtype where that was asked for

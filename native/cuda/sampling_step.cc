@@ -60,8 +60,9 @@ std::map<int32_t, float> merged(const std::vector<LogitBias>& all) {
 }  // namespace
 
 SamplingStep::SamplingStep(uint32_t vocab_size, uint32_t max_num_seqs, uint32_t max_rows_of_a_step,
-                           cudaStream_t stream, const uint8_t* poisoned)
+                           cudaStream_t stream, const uint8_t* poisoned, uint32_t logits_stride)
     : vocab_size_(vocab_size),
+      logits_stride_(logits_stride == 0 ? vocab_size : logits_stride),
       max_items_(max_num_seqs + max_rows_of_a_step),
       general_items_(kGeneralItems),
       stream_(stream),
@@ -297,6 +298,7 @@ SamplingTarget SamplingStep::target_of(const float* logits, uint32_t first_outpu
   uint8_t* lists = results_.data() + ticket.outcomes() * sizeof(SampleOutcome);
   const uint64_t entries = uint64_t{ticket.sample_entries} + ticket.score_entries;
   return {logits,
+          logits_stride_,
           first_output,
           vocab_size_,
           poisoned_,

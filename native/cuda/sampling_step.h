@@ -31,9 +31,10 @@ class SamplingStep {
  public:
   static constexpr uint32_t kStepsInFlight = 3;
 
+  // logits_stride: floats from row to row, where that is more than vocab_size.
   // poisoned: on the device, by row of the step, as prepare_rows() leaves it; null: none ever is.
   SamplingStep(uint32_t vocab_size, uint32_t max_num_seqs, uint32_t max_rows_of_a_step, cudaStream_t stream,
-               const uint8_t* poisoned);
+               const uint8_t* poisoned, uint32_t logits_stride = 0);
   ~SamplingStep();
   SamplingStep(const SamplingStep&) = delete;
   SamplingStep& operator=(const SamplingStep&) = delete;
@@ -45,7 +46,7 @@ class SamplingStep {
   void begin(const Plan& plan, const InputBatch& batch, const SlotTable& slots);
   // How many output rows' logits are best made at once.
   uint32_t chunk_rows() const { return chunk_rows_; }
-  // Samples and scores the output rows first_output .. + count - 1. logits: [count][vocab_size], left as it
+  // Samples and scores the output rows first_output .. + count - 1. logits: [count][logits_stride], left as it
   // is.
   void run_chunk(const float* logits, uint32_t first_output, uint32_t count);
   // Copies the outcomes to the host; returns the ticket.
@@ -90,6 +91,7 @@ class SamplingStep {
   SamplingTarget target_of(const float* logits, uint32_t first_output);
 
   const uint32_t vocab_size_;
+  const uint32_t logits_stride_;
   const uint32_t max_items_;
   const uint32_t general_items_;  // run at once
   const cudaStream_t stream_;

@@ -1,7 +1,10 @@
 # The CUDA part: a shared library of its own, built where nvcc is found, opened by the addon when a GPU is asked
 # for. Needs nothing of CUDA but nvcc: the runtime is linked statically, the driver and cuBLASLt are opened at
 # run time. `-DKADENZ_CUDA_ARCHITECTURES=90a-real` builds for one kind of GPU only, in a third of the time.
-set(KADENZ_CUDA_ARCHITECTURES "80-real;90a-real;100a-real;100-virtual" CACHE STRING "GPUs to build for")
+set(KADENZ_CUDA_ARCHITECTURES default CACHE STRING "GPUs to build for, as in CUDA_ARCHITECTURES")
+if(KADENZ_CUDA_ARCHITECTURES STREQUAL "default")
+  set(KADENZ_CUDA_ARCHITECTURES "80-real;90a-real;100a-real;100-virtual")
+endif()
 # Not every CMake that finds this nvcc knows that it speaks C++20.
 if(NOT DEFINED CMAKE_CUDA20_STANDARD_COMPILE_OPTION)
   set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")

@@ -1,6 +1,6 @@
-// Whether a batch may run: everything that the decoder and its kernels index with is checked here, before a byte
-// is written. Two sequences that write one block in one step are a caller's mistake too, so the check remembers
-// who wrote which block.
+// Whether a batch may run: everything that the decoder and its kernels index with is checked here, before a
+// byte is written. Two sequences that write one block in one step are a caller's mistake too, so the check
+// remembers who wrote which block.
 #pragma once
 
 #include <cstdint>

@@ -40,8 +40,8 @@ class Decoder {
   // of range.
   void forward(const DecoderBatch& batch);
 
-  // Logits of kept rows first .. first+count-1 into out[count][vocab_size] in host memory, or into activations
-  // of the device.
+  // Logits of kept rows first .. first+count-1 into out[count][vocab_size] in host memory, or into
+  // activations of the device.
   void logits(uint32_t first, uint32_t count, float* out);
   void logits(uint32_t first, uint32_t count, Activations& out);
 

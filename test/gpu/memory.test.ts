@@ -33,6 +33,10 @@ describe.each(shapesToTest(['qwen2.5-1.5b', 'qwen3-8b']))('a random %s', (shape)
   let host: Host;
   let before: ReturnType<typeof generate>;
   let step = 1000;
+  const nextStep = () => {
+    step += 1;
+    return step;
+  };
 
   const control = (bytes: Uint8Array) => {
     host.submit(bytes);
@@ -72,21 +76,21 @@ describe.each(shapesToTest(['qwen2.5-1.5b', 'qwen3-8b']))('a random %s', (shape)
     ['the KV cache alone', MemoryTags.kv_cache],
     ['the weights alone', MemoryTags.weights],
   ])('generates the same bits after %s were released and resumed', (_, tags) => {
-    expect(control(releaseBytes((step += 1), tags)).code).toBe('none');
-    const refused = runStep(host, (step += 1), {
+    expect(control(releaseBytes(nextStep(), tags)).code).toBe('none');
+    const refused = runStep(host, nextStep(), {
       open: [{ slot: 0, promptTokens: 1 }],
       table: [[0, 0, 1]],
       sequences: [{ slot: 0, start: 0, tokens: [5] }],
       samples: [[0, 0]],
     });
     expect(refused.code).toBe('memory_released');
-    expect(control(resumeBytes((step += 1), tags)).code).toBe('none');
-    expect(generate(host, sequences, (step += 1))).toEqual(before);
+    expect(control(resumeBytes(nextStep(), tags)).code).toBe('none');
+    expect(generate(host, sequences, nextStep())).toEqual(before);
   });
 
   it('keeps at most 1.0 GiB of the GPU while KV cache and weights are released', () => {
-    expect(control(releaseBytes((step += 1), BOTH)).code).toBe('none');
+    expect(control(releaseBytes(nextStep(), BOTH)).code).toBe('none');
     expect(usedBytes()).toBeLessThanOrEqual(1.0 * GIB);
-    expect(control(resumeBytes((step += 1), BOTH)).code).toBe('none');
+    expect(control(resumeBytes(nextStep(), BOTH)).code).toBe('none');
   });
 });

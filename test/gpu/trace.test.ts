@@ -15,7 +15,7 @@ const model = () => randomModel('qwen2.5-0.5b');
 
 beforeAll(async () => {
   folder = mkdtempSync(join(tmpdir(), 'kadenz-gpu-'));
-  trace = process.env['KADENZ_GPU_TRACE'] ?? join(folder, 'run.kdz');
+  trace = process.env.KADENZ_GPU_TRACE ?? join(folder, 'run.kdz');
   const engine = await Engine.create({
     ...{ model: model(), device: 'cuda', maxNumSeqs: 32, maxModelLen: 1024, kvCacheBlocks: 400 },
     record: trace,
@@ -51,10 +51,10 @@ describe('a trace of a GPU run', () => {
     expect(exitCode).toBe(0);
   });
 
-  it.runIf(process.env['KADENZ_GPU_OTHER_TRACE'] !== undefined)(
+  it.runIf(process.env.KADENZ_GPU_OTHER_TRACE !== undefined)(
     'of another machine executes to the same bits on this one',
     async () => {
-      const other = process.env['KADENZ_GPU_OTHER_TRACE']!;
+      const other = process.env.KADENZ_GPU_OTHER_TRACE!;
       const { exitCode, stdout, stderr } = await runCli(['replay', other, '--execute', '--model', model()]);
       expect(`${stdout}${stderr}`).toMatch(/equal/);
       expect(exitCode).toBe(0);

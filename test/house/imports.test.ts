@@ -45,7 +45,17 @@ const NATIVE_ROOMS: Readonly<Record<string, readonly string[]>> = {
   host: ['model', 'cpu', 'generated'],
   addon: ['model', 'host', 'node'],
   test: ['model', 'cpu', 'host', 'generated'],
+  'cuda/kernels': [],
+  cuda: ['cuda/kernels', 'model', 'host', 'generated'],
+  'cuda/test': ['cuda', 'cuda/kernels', 'model', 'cpu', 'host', 'generated', 'test'],
+  'cuda/bench': ['cuda', 'cuda/kernels', 'model', 'host', 'generated'],
 };
+
+/** What CUDA kernels may include of the rest: how an error is said, definitions of numbers, names and plain structs. */
+const KERNEL_HEADERS = [
+  ...['cuda/half.h', 'cuda/check.h', 'model/error.h'],
+  ...['model/batch.h', 'model/dtype.h', 'host/philox.h'],
+];
 
 const source = (path: string): string => readFileSync(repositoryPath(path), 'utf8');
 
@@ -115,6 +125,11 @@ describe('src/', () => {
     );
     expect(loaders.filter((path) => !path.startsWith('src/host/'))).toEqual([]);
   });
+
+  it("knows the CUDA library's file by name in host/addon.ts only", () => {
+    const knowing = filesUnder('src', /\.ts$/).filter((path) => /kadenz_cuda\.so/.test(source(path)));
+    expect(knowing).toEqual(['src/host/addon.ts']);
+  });
 });
 
 describe('assembly/', () => {
@@ -133,7 +148,8 @@ describe('assembly/', () => {
 });
 
 describe('native/', () => {
-  const files = filesUnder('native', /\.(cc|h)$/);
+  const files = filesUnder('native', /\.(cc|h|cu|cuh)$/);
+  const exists = new Set(files);
 
   function includesOf(path: string): Arrow[] {
     return Array.from(source(path).matchAll(/^\s*#\s*include\s*["<]([^">]+)[">]/gm), ([, header]) => ({
@@ -142,32 +158,61 @@ describe('native/', () => {
     }));
   }
 
-  /** The room of an included header; '' for the C++ library and the system. */
-  function headerRoom({ from, to }: Arrow): string {
-    if (/^(napi|node_api|uv|node)\.?[^/]*\.h$/.test(to)) return 'node';
-    if (to.startsWith('flatbuffers/') || to.endsWith('_generated.h')) return 'generated';
-    const [folder, rest] = to.split('/');
-    if (rest !== undefined) return folder! in NATIVE_ROOMS ? folder! : '';
-    return to.endsWith('.h') && files.includes(posix.join(posix.dirname(from), to)) ? roomOf(from) : '';
+  /** `native/cuda/kernels/rows.h` is in the room `cuda/kernels`, `native/cuda/matmul.h` in `cuda`. */
+  function nativeRoomOf(path: string): string {
+    const [, room, inner] = path.split('/');
+    return `${room}/${inner}` in NATIVE_ROOMS ? `${room}/${inner}` : room!;
+  }
+
+  /** The included file's path below native/, or undefined where it is not ours. */
+  function includedFile({ from, to }: Arrow): string | undefined {
+    const folders = [posix.dirname(from), 'native', 'native/test', 'native/cuda/test'];
+    return folders.map((folder) => posix.join(folder, to)).find((path) => exists.has(path));
+  }
+
+  /** The room of an included header; '' for the C++ library, CUDA and the system. */
+  function headerRoom(arrow: Arrow): string {
+    if (/^(napi|node_api|uv|node)\.?[^/]*\.h$/.test(arrow.to)) return 'node';
+    if (arrow.to.startsWith('flatbuffers/') || arrow.to.endsWith('_generated.h')) return 'generated';
+    const path = includedFile(arrow);
+    return path === undefined ? '' : nativeRoomOf(path);
   }
 
   const arrows = files.flatMap(includesOf);
 
   it('has no room that this test does not know', () => {
-    expect([...new Set(files.map(roomOf))].filter((room) => !(room in NATIVE_ROOMS))).toEqual([]);
+    expect([...new Set(files.map(nativeRoomOf))].filter((room) => !(room in NATIVE_ROOMS))).toEqual([]);
   });
 
-  it('has no arrow that runs back up: the model knows no kernels, only the host knows the wire, only the addon knows Node', () => {
+  it('has no arrow that runs back up: the model knows no kernels, only the host knows the wire, only the addon knows Node, nobody knows cuda/', () => {
     expect(arrows.length).toBeGreaterThan(100);
     const wrong = wrongArrows(arrows, (arrow) => {
-      const [from, to] = [roomOf(arrow.from), headerRoom(arrow)];
+      const [from, to] = [nativeRoomOf(arrow.from), headerRoom(arrow)];
+      if (from === 'cuda/kernels' && KERNEL_HEADERS.includes(arrow.to)) return true;
       return to === '' || to === from || NATIVE_ROOMS[from]!.includes(to);
     });
     expect(wrong).toEqual([]);
   });
 
   it('includes Node in the addon, so the rule above is not empty', () => {
-    expect(arrows.some((arrow) => headerRoom(arrow) === 'node' && roomOf(arrow.from) === 'addon')).toBe(true);
+    expect(arrows.some((arrow) => headerRoom(arrow) === 'node' && nativeRoomOf(arrow.from) === 'addon')).toBe(
+      true,
+    );
+  });
+
+  it('lets CUDA kernels know pointers, sizes and a stream: of libraries, only those of C++ and of CUDA', () => {
+    const ofKernels = arrows.filter(({ from }) => nativeRoomOf(from) === 'cuda/kernels');
+    expect(ofKernels.length).toBeGreaterThan(30);
+    const foreign = ofKernels.filter((arrow) => headerRoom(arrow) === '');
+    expect(wrongArrows(foreign, ({ to }) => /^([a-z_]+|cuda[a-zA-Z0-9_]*\.h)$/.test(to))).toEqual([]);
+    expect(KERNEL_HEADERS.filter((header) => !exists.has(`native/${header}`))).toEqual([]);
+  });
+
+  it("knows the CUDA library's file and functions by name in host/cuda_plugin only, outside of cuda/", () => {
+    const names = /"kadenz_cuda|\bdlopen\s*\(|\bdlsym\s*\(/;
+    const knowing = files.filter((path) => !path.startsWith('native/cuda/') && names.test(source(path)));
+    expect(knowing.length).toBeGreaterThan(0);
+    expect(knowing.filter((path) => !/^native\/host\/cuda_plugin\.(h|cc)$/.test(path))).toEqual([]);
   });
 });
 

@@ -16,13 +16,15 @@ describe('a source file', () => {
     expect(long).toEqual([]);
   });
 
-  it('of src/ and assembly/, and a header of native/, opens with a comment on what it is for', () => {
+  it('of src/ and assembly/, a header of native/ and a CUDA file open with a comment on what they are for', () => {
+    const opens = (path: string): boolean =>
+      /^(#!.*\n)?(\/\/|\/\*|#pragma once\n+\/\/)/.test(readFileSync(repositoryPath(path), 'utf8'));
+    /** rows.cu is told about in rows.h. */
+    const hasHeader = (path: string): boolean =>
+      path.endsWith('.cu') && sources.includes(path.replace(/\.cu$/, '.h'));
     const silent = sources
-      .filter((path) => /^(src|assembly)\/.*\.ts$|^native\/.*\.h$/.test(path))
-      .filter(
-        (path) =>
-          !/^(#!.*\n)?(\/\/|\/\*|#pragma once\n+\/\/)/.test(readFileSync(repositoryPath(path), 'utf8')),
-      );
+      .filter((path) => /^(src|assembly)\/.*\.ts$|^native\/.*\.(h|cu|cuh)$/.test(path))
+      .filter((path) => !opens(path) && !hasHeader(path));
     expect(silent).toEqual([]);
   });
 });

@@ -74,7 +74,8 @@ struct alignas(16) SamplingTile {
 
 // Where a chunk's items find their rows and leave their outcomes.
 struct SamplingTarget {
-  const float* logits;  // [rows of the chunk][vocab_size]
+  const float* logits;  // [rows of the chunk][logits_stride]
+  uint64_t logits_stride;  // at least vocab_size
   uint32_t first_output;
   uint32_t vocab_size;
   const uint8_t* poisoned;  // by row of the step; may be null

@@ -328,7 +328,7 @@ __device__ __forceinline__ RowStatistics fold_tiles(const SamplingTile* tiles, u
 }
 
 __device__ __forceinline__ const float* row_of(const SamplingTarget& target, const SampleParams& item) {
-  return target.logits + uint64_t{item.output - target.first_output} * target.vocab_size;
+  return target.logits + uint64_t{item.output - target.first_output} * target.logits_stride;
 }
 
 __device__ __forceinline__ Choice choice_of(const SampleParams& item) {

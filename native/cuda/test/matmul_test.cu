@@ -1,165 +1,25 @@
-// The matmuls and their certificate: against a naive twin in double, bits across numbers of rows, places,
-// slices, output kinds, graphs; and the self-test must be able to fail.
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
+// The matmuls: against a naive twin in double, and bits across numbers of rows, places, slices, output kinds,
+// graphs.
 #include <cmath>
-#include <cstdio>
 #include <cstring>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "check.h"
-#include "cuda/certificate.h"
 #include "cuda/check.h"
 #include "cuda/kernels/matmul_probe.h"
 #include "cuda/kernels/plain_matmul.h"
 #include "cuda/matmul.h"
 #include "cuda/scratch_memory.h"
+#include "matmul_device.cuh"
 #include "random.h"
 
 namespace kadenz::test {
 namespace {
 
 using namespace kadenz::cuda;
-
-constexpr uint64_t kGuardBytes = 4096;
-
-uint16_t half_bits(Half dtype, float value) {
-  if (dtype == Half::kBFloat16) return __bfloat16_as_ushort(__float2bfloat16_rn(value));
-  return __half_as_ushort(__float2half_rn(value));
-}
-
-float widened(Half dtype, uint16_t bits) {
-  return dtype == Half::kBFloat16 ? __bfloat162float(__ushort_as_bfloat16(bits))
-                                  : __half2float(__ushort_as_half(bits));
-}
-
-struct Operand {
-  Half dtype;
-  std::vector<uint16_t> bits;
-  ScratchMemory device;
-
-  Operand(Half dtype_, Random& random, uint64_t count) : dtype(dtype_), bits(count), device(count * 2) {
-    for (uint16_t& value : bits) value = half_bits(dtype, random.uniform());
-    check(cudaMemcpy(device.get(), bits.data(), count * 2, cudaMemcpyHostToDevice), "cudaMemcpy");
-  }
-  float at(uint64_t index) const { return widened(dtype, bits[index]); }
-};
-
-struct Shape {
-  Half dtype;
-  uint32_t rows, outputs, inputs;
-
-  std::string words() const {
-    return std::to_string(rows) + " rows x " + std::to_string(outputs) + " outputs x " +
-           std::to_string(inputs) + " inputs, " + (dtype == Half::kBFloat16 ? "bfloat16" : "float16") +
-           ", seed " + std::to_string(base_seed());
-  }
-};
-
-// A Matmul with its workspace.
-struct Fixture {
-  ScratchMemory workspace{Matmul::kWorkspaceBytes};
-  Matmul matmul;
-  explicit Fixture(Half dtype) : matmul(dtype, Matmul::kWorkspaceBytes, workspace.get()) {}
-};
-
-// A poisoned output with a guard behind it.
-struct Output {
-  uint64_t bytes;
-  ScratchMemory device;
-
-  explicit Output(uint64_t bytes_) : bytes(bytes_), device(bytes_ + kGuardBytes) {
-    check(cudaMemset(device.get(), 0xFF, bytes + kGuardBytes), "cudaMemset");
-  }
-  std::vector<uint8_t> read(const std::string& note) const {
-    check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
-    std::vector<uint8_t> all(bytes + kGuardBytes);
-    check(cudaMemcpy(all.data(), device.get(), all.size(), cudaMemcpyDeviceToHost), "cudaMemcpy");
-    for (uint64_t i = 0; i < kGuardBytes; ++i) {
-      EXPECT_NOTE(all[bytes + i] == 0xFF, "guard byte " + std::to_string(i) + " behind the output: " + note);
-    }
-    all.resize(bytes);
-    return all;
-  }
-};
-
-// The float32 result [rows][outputs] of run(), the partials of its slices added in order.
-std::vector<float> run_float(Matmul& matmul, const Shape& shape, const void* weight, const void* input) {
-  const uint64_t padded = Matmul::padded_rows(shape.rows);
-  const uint32_t parts = matmul.slices_written(shape.rows, shape.outputs, shape.inputs);
-  const Output output(parts * padded * shape.outputs * 4);
-  matmul.run(weight, input, shape.rows, shape.outputs, shape.inputs, output.device.get(),
-             MatmulOutput::kFloat32, nullptr);
-  const std::vector<uint8_t> bytes = output.read(shape.words());
-  std::vector<float> partials(bytes.size() / 4);
-  std::memcpy(partials.data(), bytes.data(), bytes.size());
-  std::vector<float> sums(partials.begin(), partials.begin() + uint64_t{shape.rows} * shape.outputs);
-  for (uint32_t part = 1; part < parts; ++part) {
-    for (uint64_t i = 0; i < sums.size(); ++i) sums[i] += partials[part * padded * shape.outputs + i];
-  }
-  return sums;
-}
-
-std::vector<uint16_t> run_half(Matmul& matmul, const Shape& shape, const void* weight, const void* input) {
-  const Output output(uint64_t{Matmul::padded_rows(shape.rows)} * shape.outputs * 2);
-  matmul.run(weight, input, shape.rows, shape.outputs, shape.inputs, output.device.get(), MatmulOutput::kHalf,
-             nullptr);
-  const std::vector<uint8_t> bytes = output.read(shape.words());
-  std::vector<uint16_t> values(uint64_t{shape.rows} * shape.outputs);
-  std::memcpy(values.data(), bytes.data(), values.size() * 2);
-  return values;
-}
-
-// Holds up to 24 of the rows, the first and last among them, against sums in double.
-void expect_near_twin(const Shape& shape, const Operand& weight, const Operand& input,
-                      const std::vector<float>& got, double limit, Random& random) {
-  std::vector<uint32_t> rows{0, shape.rows - 1};
-  for (int i = 0; i < 22; ++i) rows.push_back(static_cast<uint32_t>(random.integer(0, shape.rows - 1)));
-  double error = 0.0;
-  double size = 0.0;
-  double worst = -1.0;
-  std::string worst_words;
-  for (const uint32_t row : rows) {
-    for (uint32_t n = 0; n < shape.outputs; ++n) {
-      double expected = 0.0;
-      for (uint32_t k = 0; k < shape.inputs; ++k) {
-        expected += double{input.at(uint64_t{row} * shape.inputs + k)} *
-                    double{weight.at(uint64_t{n} * shape.inputs + k)};
-      }
-      const float value = got[uint64_t{row} * shape.outputs + n];
-      const std::string place = "row " + std::to_string(row) + " output " + std::to_string(n) + " got " +
-                                std::to_string(value) + " expected " + std::to_string(expected);
-      EXPECT_NOTE(std::isfinite(value), place + ": " + shape.words());
-      const double difference = std::fabs(value - expected);
-      error += difference * difference;
-      size += expected * expected;
-      if (difference > worst) {
-        worst = difference;
-        worst_words = place;
-      }
-    }
-  }
-  const double relative = std::sqrt(error / size);
-  EXPECT_NOTE(relative <= limit, "relative error " + std::to_string(relative) + ", worst at " + worst_words +
-                                     ": " + shape.words());
-}
-
-// The rows of `part` are those of `whole` from first_row on, bit for bit.
-template <class T>
-void expect_same_rows(const std::vector<T>& part, const std::vector<T>& whole, uint64_t first_row,
-                      const Shape& shape, const char* what) {
-  for (uint64_t i = 0; i < part.size(); ++i) {
-    const T& expected = whole[first_row * shape.outputs + i];
-    if (std::memcmp(&part[i], &expected, sizeof(T)) == 0) continue;
-    EXPECT_NOTE(false, std::string(what) + ": row " + std::to_string(i / shape.outputs) + " (" +
-                           std::to_string(first_row + i / shape.outputs) + " of the whole), output " +
-                           std::to_string(i % shape.outputs) + " got " + std::to_string(part[i]) +
-                           " expected " + std::to_string(expected) + ": " + shape.words());
-  }
-}
+using namespace kadenz::cuda::matmul_test;
 
 Shape draw(Random& random) {
   return {random.one_of({Half::kBFloat16, Half::kFloat16}),
@@ -399,61 +259,6 @@ TEST("the plain kernel is near its twin in double and keeps a row's bits among a
     }
     expect_same_rows(run(3, 40), whole, 3, shape, "40 rows from the third on");
   }
-}
-
-const std::vector<CertifiedShape> kCertified = {{2048, 1536, MatmulOutput::kFloat32},
-                                                {1536, 8960, MatmulOutput::kFloat32},
-                                                {17920, 1536, MatmulOutput::kHalf},
-                                                {413, 6, MatmulOutput::kFloat32}};
-
-TEST("the certificate of a good library finds no differing bit, twice the same") {
-  for (const Half dtype : {Half::kBFloat16, Half::kFloat16}) {
-    Fixture fixture(dtype);
-    const Certificate first = certify(fixture.matmul, kCertified);
-    std::printf("        %s: %llu runs\n", first.fingerprint.c_str(),
-                static_cast<unsigned long long>(first.comparisons));
-    EXPECT_NOTE(first.differing == 0 && first.comparisons >= 32,
-                std::to_string(first.differing) + " of " + std::to_string(first.comparisons));
-    EXPECT(first.plain_shapes.size() == 1 && first.plain_shapes[0].outputs == 413);
-    const std::vector<int32_t> ids = fixture.matmul.config_ids();
-    admit(fixture.matmul, first);
-    EXPECT(fixture.matmul.config_ids() == ids);
-    const Certificate second = certify(fixture.matmul, kCertified);
-    EXPECT_NOTE(second.fingerprint == first.fingerprint, second.fingerprint);
-  }
-}
-
-TEST("one flipped bit in a reference fails the certificate, and nothing is admitted") {
-  Fixture fixture(Half::kBFloat16);
-  CertificateOptions options;
-  options.tamper = [](float* reference, uint64_t rows, uint64_t outputs) {
-    uint32_t bits = 0;
-    float* last = reference + rows * outputs - 1;
-    check(cudaMemcpy(&bits, last, 4, cudaMemcpyDeviceToHost), "cudaMemcpy");
-    bits ^= 1;
-    check(cudaMemcpy(last, &bits, 4, cudaMemcpyHostToDevice), "cudaMemcpy");
-  };
-  const Certificate certificate = certify(fixture.matmul, std::span(kCertified).first(1), options);
-  EXPECT_NOTE(certificate.comparisons > 0 && certificate.differing == certificate.comparisons,
-              std::to_string(certificate.differing) + " of " + std::to_string(certificate.comparisons));
-  EXPECT(code_of([&] { admit(fixture.matmul, certificate); }) == "matmul_not_certified");
-}
-
-TEST("an algorithm with another order of additions fails the certificate and is not admitted") {
-  Fixture fixture(Half::kBFloat16);
-  CertificateOptions options;
-  options.config_ids = {66, 11, 13, 14, 16};
-  fixture.matmul.set_slices(1);  // few rows and a long K are where the library offers them
-  const CertifiedShape shapes[] = {{3584, 18944, MatmulOutput::kFloat32},
-                                   {1536, 8960, MatmulOutput::kFloat32}};
-  const Certificate certificate = certify(fixture.matmul, shapes, options);
-  for (const AlgorithmVerdict& verdict : certificate.algorithms) {
-    std::printf("        id %d: %u of %u runs differ\n", verdict.config_id, verdict.differing, verdict.runs);
-    if (verdict.config_id == 66) EXPECT(verdict.ok());
-    if (verdict.config_id == 13 || verdict.config_id == 16) EXPECT(!verdict.ok());
-  }
-  admit(fixture.matmul, certificate);
-  for (const int32_t id : fixture.matmul.config_ids()) EXPECT(id != 13 && id != 16);
 }
 
 }  // namespace

@@ -21,6 +21,8 @@ namespace kadenz::cuda::rows_test {
 
 using ::kadenz::test::fail;
 
+inline constexpr Half kHalves[] = {Half::kBFloat16, Half::kFloat16};
+
 // `count` elements in device memory between two guard zones, filled with 0xFF bytes (NaN as float32 or Half)
 // until written. `shift` moves the first element that many elements away from its 256-byte alignment.
 template <typename T>
@@ -132,6 +134,12 @@ void expect_same_bits(const std::vector<T>& got, const std::vector<T>& expected,
                   static_cast<unsigned long long>(got_bits), static_cast<unsigned long long>(expected_bits));
     fail(__FILE__, __LINE__, what + ": index " + std::to_string(i) + ", " + text);
   }
+}
+
+template <typename T>
+std::vector<T> row_of(const std::vector<T>& values, size_t row, uint32_t columns) {
+  const auto first = values.begin() + static_cast<int64_t>(row * columns);
+  return {first, first + columns};
 }
 
 }  // namespace kadenz::cuda::rows_test

@@ -2,6 +2,8 @@
 // not depend on company, order or chunks; frequencies against probabilities.
 #include "cuda/test/sampling_twin.cuh"
 
+#include <stdexcept>
+
 namespace kadenz::cuda::sampling_test {
 
 TEST("device sampling: samples, scores, ranks and lists are the CPU's, for parameters drawn at random") {
