@@ -7,7 +7,8 @@
 // not found (compute-sanitizer, or the native tests and what builds them) counts as one failure: nothing is passed over in silence.
 
 import { spawn, spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
@@ -20,30 +21,26 @@ const report = join(repository, 'build/test/vitest-gpu.json');
 /** The second breaks its CUDA context on purpose, so it is a program of its own. */
 const CUDA_PROGRAMS = ['cuda_tests', 'cuda_fault_tests'];
 
-const SANITIZER_TOOLS = ['memcheck', 'racecheck', 'initcheck'];
+/**
+ * memcheck sees a model whose matmuls are cuBLASLt's. initcheck reports reads of what those wrote, as if nobody had, and racecheck needs many
+ * minutes for them: both see a model of odd sizes, whose matmuls are all our own.
+ */
+const SANITIZER_MODELS = { memcheck: 'arithmetic', racecheck: 'odd', initcheck: 'odd' };
 /** compute-sanitizer ends with it where it found something. */
 const SANITIZER_EXIT_CODE = 86;
 /** Few slots and blocks: prefill, decode and both ways to sample, some hundred times slower than without the sanitizer. */
 const SMALL_GENERATE = [
-  ...[join(repository, 'dist/cli/main.js'), 'generate', '--model', join(repository, 'models/arithmetic')],
-  ...[
-    '--device',
-    'cuda',
-    '--max-num-seqs',
-    '8',
-    '--kv-cache-blocks',
-    '64',
-    '--max-tokens',
-    '24',
-    '--prompts',
-    '-',
-  ],
+  ...[join(repository, 'dist/cli/main.js'), 'generate', '--device', 'cuda', '--prompts', '-'],
+  ...['--max-num-seqs', '8', '--kv-cache-blocks', '64', '--max-tokens', '24'],
 ];
 const NUM_SMALL_PROMPTS = 3;
 const SMALL_PROMPTS = [
-  { prompt: 'What is 3 + 4?', sampling: { n: 2, ignore_eos: true } },
-  { prompt: 'What is 12 + 30?', sampling: { temperature: 0 } },
-  { prompt: 'What is 5 + 5?', sampling: { top_p: 0.8, top_k: 5, presence_penalty: 0.5, ignore_eos: true } },
+  { prompt_token_ids: [288, 270, 223, 21, 223, 13, 223, 22, 33], sampling: { n: 2, ignore_eos: true } },
+  { prompt_token_ids: [288, 270, 33], sampling: { temperature: 0 } },
+  {
+    prompt_token_ids: [5, 6, 7],
+    sampling: { top_p: 0.8, top_k: 5, presence_penalty: 0.5, ignore_eos: true },
+  },
 ]
   .map((line) => JSON.stringify(line))
   .join('\n');
@@ -115,10 +112,10 @@ function runVitest(paths) {
 }
 
 /** Clean: the program's own exit code is 0, every summary says 0, and there is at least one. */
-async function runSanitizer(tool) {
+async function runSanitizer(tool, model) {
   const { status, said } = await outputOf('compute-sanitizer', [
     ...['--tool', tool, '--target-processes', 'all', '--error-exitcode', String(SANITIZER_EXIT_CODE)],
-    ...[process.execPath, ...SMALL_GENERATE],
+    ...[process.execPath, ...SMALL_GENERATE, '--model', model],
   ]);
   const summaries = [...said.matchAll(/(?:ERROR|RACECHECK) SUMMARY: (\d+)/g)].map(([, count]) =>
     Number(count),
@@ -151,12 +148,25 @@ function outputOf(command, args) {
 
 /** Side by side: each is slow by itself, and none of them minds the others. */
 async function runSanitizers() {
-  if (isThere('compute-sanitizer')) return Promise.all(SANITIZER_TOOLS.map(runSanitizer));
-  return [
-    failure(
-      'compute-sanitizer was not found (it comes with the CUDA toolkit); --no-sanitizer leaves it out.',
-    ),
-  ];
+  if (!isThere('compute-sanitizer')) {
+    return [
+      failure(
+        'compute-sanitizer was not found (it comes with the CUDA toolkit); --no-sanitizer leaves it out.',
+      ),
+    ];
+  }
+  const odd = mkdtempSync(join(tmpdir(), 'kadenz-odd-'));
+  try {
+    const python = process.env.KADENZ_PYTHON ?? 'python3';
+    const make = [join(repository, 'bench/gpu/make_model.py'), 'odd', odd];
+    if (spawnSync(python, make, { stdio: 'inherit' }).status !== 0)
+      return [failure('bench/gpu/make_model.py failed.')];
+    const models = { arithmetic: join(repository, 'models/arithmetic'), odd };
+    const tools = Object.entries(SANITIZER_MODELS);
+    return await Promise.all(tools.map(([tool, model]) => runSanitizer(tool, models[model])));
+  } finally {
+    rmSync(odd, { recursive: true });
+  }
 }
 
 const { values: flags, positionals } = parseArgs({

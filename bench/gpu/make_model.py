@@ -70,6 +70,18 @@ SHAPES = {
         "head_dim": 128,
         "tie_word_embeddings": False,
     },
+    # Too odd for cuBLASLt's tiles, so that every matmul is a kernel of our own: for sanitizers.
+    "odd": QWEN2
+    | {
+        "vocab_size": 331,
+        "eos_token_id": 2,
+        "hidden_size": 36,
+        "intermediate_size": 44,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 3,
+        "num_key_value_heads": 1,
+        "tie_word_embeddings": True,
+    },
 }
 
 
@@ -102,7 +114,8 @@ def tensor_shapes(config: dict) -> dict[str, tuple[int, ...]]:
 
 
 def write_model(name: str, folder: pathlib.Path, layers: int | None = None, seed: int = 0) -> None:
-    config = dict(SHAPES[name], hidden_act="silu", dtype="bfloat16", eos_token_id=151645, initializer_range=0.02)
+    common = {"hidden_act": "silu", "dtype": "bfloat16", "eos_token_id": 151645, "initializer_range": 0.02}
+    config = common | SHAPES[name]
     if layers is not None:
         config["num_hidden_layers"] = layers
     device = "cuda" if torch.cuda.is_available() else "cpu"
