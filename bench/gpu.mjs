@@ -115,7 +115,7 @@ const gpu = {
   cublaslt: cuda.cublaslt?.version,
   fingerprint: start.host.fingerprint,
 };
-const name = flags.only === undefined ? 'gpu' : `gpu-${workloads.map((one) => one.name).join('+')}`;
+const name = flags.only === undefined ? 'gpu' : `gpu-${workloads.map((one) => one.name).join('_')}`;
 const table = tableOf({ rows, prices, peers, gpu, date: started.toISOString().slice(0, 10) });
 console.log(table);
 await writeReport('gpu', { started, name, gpu, limits: H200, rows, prices, peers, runs });

@@ -115,6 +115,11 @@ class SelfTest {
         judge(id, rows, first_row, problem->shape().batched ? problem->shape().slices : 1, kind);
       }
     }
+    poison();
+    if (matmul_.run_own_kernel(memory.weight, memory.input, rows, shape_.outputs, shape_.inputs, memory.output,
+                               kind, nullptr)) {
+      judge(kOwnKernelId, rows, first_row, matmul_.slices_written(rows, shape_.outputs, shape_.inputs), kind);
+    }
   }
 
   void judge(int32_t id, uint32_t rows, uint32_t first_row, uint32_t slices, MatmulOutput kind) {
@@ -166,12 +171,14 @@ std::string gpu_in_words() {
          std::to_string(properties.minor) + ")";
 }
 
+std::string name_of(int32_t kernel_id) { return kernel_id == kPlainKernelId ? "plain" : "own"; }
+
 std::string fingerprint_of(const Certificate& certificate, Half dtype) {
   std::string ids;
   for (const AlgorithmVerdict& verdict : certificate.algorithms) {
     if (!verdict.ok()) continue;
     ids += (ids.empty() ? "" : ",") +
-           (verdict.config_id == kPlainKernelId ? std::string("plain") : std::to_string(verdict.config_id));
+           (verdict.config_id >= 0 ? std::to_string(verdict.config_id) : name_of(verdict.config_id));
   }
   char digest[17];
   std::snprintf(digest, sizeof digest, "%016llx", static_cast<unsigned long long>(certificate.digest));
@@ -205,15 +212,18 @@ void admit(Matmul& matmul, const Certificate& certificate) {
   std::vector<int32_t> ids;
   bool plain_differs = false;
   bool tried = false;
+  bool own_ok = false;
   std::string verdicts;
   for (const AlgorithmVerdict& verdict : certificate.algorithms) {
-    const bool plain = verdict.config_id == kPlainKernelId;
-    if (plain) plain_differs = verdict.differing > 0;
-    if (!plain && verdict.runs > 0) tried = true;
-    if (!plain && verdict.ok()) ids.push_back(verdict.config_id);
+    const bool library = verdict.config_id >= 0;
+    if (verdict.config_id == kPlainKernelId) plain_differs = verdict.differing > 0;
+    if (verdict.config_id == kOwnKernelId) own_ok = verdict.ok();
+    if (library && verdict.runs > 0) tried = true;
+    if (library && verdict.ok()) ids.push_back(verdict.config_id);
     if (verdict.runs == 0) continue;
     verdicts += (verdicts.empty() ? "" : ", ") +
-                (plain ? std::string("the plain kernel") : "id " + std::to_string(verdict.config_id)) +
+                (library ? "id " + std::to_string(verdict.config_id)
+                         : "the " + name_of(verdict.config_id) + " kernel") +
                 " differed in " + std::to_string(verdict.differing) + " of " + std::to_string(verdict.runs) +
                 " runs";
   }
@@ -226,6 +236,7 @@ void admit(Matmul& matmul, const Certificate& certificate) {
   }
   // Only plain shapes: nothing of the library's was tried, and nothing of it will run for them.
   if (tried) matmul.set_config_ids(std::move(ids));
+  matmul.allow_own_kernel(own_ok);
 }
 
 }  // namespace kadenz::cuda

@@ -25,7 +25,9 @@ struct CertifiedShape {
   MatmulOutput kind;  // kHalf: the rounded output is compared too
 };
 
-inline constexpr int32_t kPlainKernelId = -1;  // plain_matmul among the verdicts
+// Among the verdicts
+inline constexpr int32_t kPlainKernelId = -1;  // plain_matmul
+inline constexpr int32_t kOwnKernelId = -2;    // gemm
 
 struct AlgorithmVerdict {
   int32_t config_id = 0;
@@ -59,7 +61,7 @@ struct CertificateOptions {
 Certificate certify(Matmul& matmul, std::span<const CertifiedShape> shapes,
                     const CertificateOptions& options = {});
 
-// Lets only ids run that passed. HostError("matmul_not_certified") when none did.
+// Lets only ids run that passed, and our own kernel if it did. HostError("matmul_not_certified") when none did.
 void admit(Matmul& matmul, const Certificate& certificate);
 
 }  // namespace kadenz::cuda

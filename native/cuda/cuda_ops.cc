@@ -82,6 +82,11 @@ void CudaOps::linear_add_norm(const Activations& input, RowRange rows, const Lin
 void CudaOps::gated_linear(const Activations& input, RowRange rows, const Linear& gate_up,
                            Activations& output) {
   const DeviceMatrix& weight = matrix_of(gate_up);
+  if (gate_up.bias == nullptr &&
+      matmul_->run_gated(weight.data(), rows_of(input).row(rows.first), rows.count, weight.outputs(),
+                         weight.inputs(), rows_of(output).row(0), stream_)) {
+    return;
+  }
   const bool in_float = gate_up.bias != nullptr;  // a bias is added before anything is rounded
   matmul_->run(weight.data(), rows_of(input).row(rows.first), rows.count, weight.outputs(), weight.inputs(),
                gate_up_, in_float ? MatmulOutput::kFloat32 : MatmulOutput::kHalf, stream_);
@@ -121,10 +126,11 @@ void CudaOps::attend(const Activations&, const KvCache& cache, uint32_t layer, u
   args.sequences = inputs_->sequences();
   args.block_tables = tables_.data();
   args.table_stride = table_stride_;
-  args.split_items = inputs_->split_items();
-  args.split_offsets = inputs_->split_offsets();
+  const size_t list = static_cast<size_t>(std::find(windows_.begin(), windows_.end(), window) - windows_.begin());
+  args.split_items = inputs_->split_items(list);
+  args.split_offsets = inputs_->split_offsets(list);
   args.block_items = inputs_->block_items();
-  args.num_block_items = static_cast<uint32_t>(attention_plan_.block_items().size());
+  args.num_block_items = static_cast<uint32_t>(attention_plans_.front().block_items().size());
   args.partials = attention_partials_;
   args.counters = attention_counters_;
   args.num_heads = static_cast<uint32_t>(config_.num_attention_heads);

@@ -122,7 +122,9 @@ class CudaOps : public Ops {
   std::unique_ptr<Matmul> matmul_;
   std::string certificate_ = "uncertified";
   std::unique_ptr<StepInputs> inputs_;
-  AttentionPlan attention_plan_;
+  // Distinct windows of the layers (0 = none), and a plan for each
+  std::vector<uint32_t> windows_;
+  std::vector<AttentionPlan> attention_plans_;
   std::vector<AttentionSequence> sequences_;  // of the step
 
   // In the workspace

@@ -78,6 +78,7 @@ CudaOps::CudaOps(const HostOptions& options, Half dtype, cudaStream_t stream)
     certify_matmuls();
   }
   prepare_attention();
+  prepare_gemm();
   check(cudaMemsetAsync(tables_.data(), 0xff, tables_.bytes(), stream_), "cudaMemsetAsync");
   allocate_workspace();
   weights_.map(weight_bytes_bound());
@@ -215,11 +216,17 @@ void CudaOps::allocate_attention() {
       .num_workers = attention_workers(num_sms_, head_dim_padded_),
   };
   const AttentionBounds bounds = attention_bounds(limits);
-  attention_plan_ = AttentionPlan(limits);
+  for (size_t layer = 0; layer < static_cast<size_t>(config_.num_layers); ++layer) {
+    const bool windowed = config_.sliding_window > 0 && config_.layer_uses_sliding_window[layer] != 0;
+    const uint32_t window = windowed ? as_count(config_.sliding_window) : 0;
+    if (std::find(windows_.begin(), windows_.end(), window) == windows_.end()) windows_.push_back(window);
+  }
+  attention_plans_.assign(windows_.size(), AttentionPlan(limits));
   attention_partials_ = scratch<float>(attention_partial_bytes(bounds.partials, head_dim_padded_) / sizeof(float));
   attention_counters_ = scratch<uint32_t>(attention_counter_bytes(bounds.partials) / sizeof(uint32_t));
   inputs_ = std::make_unique<StepInputs>(
-      StepInputs::Sizes{limits.max_num_sequences, bounds.split_offsets, bounds.split_items}, stream_);
+      StepInputs::Sizes{limits.max_num_sequences, windows_.size(), bounds.split_offsets, bounds.split_items},
+      stream_);
 }
 
 std::unique_ptr<Activations> CudaOps::allocate_activations(uint32_t rows, uint32_t columns, ActivationUse use) {

@@ -39,19 +39,21 @@ void CudaOps::use_rotary(const RotaryFrequencies& rotary) {
   check(cudaMemcpy(cos_sin_.data(), table.data(), cos_sin_.bytes(), cudaMemcpyHostToDevice), "cudaMemcpy");
 }
 
-// One list serves every layer: where a layer has a window, what lies before it is masked in the kernel.
 void CudaOps::plan_attention(const DecoderBatch& batch) {
   sequences_.clear();
   for (const SequenceSpan& span : batch.sequences) {
     sequences_.push_back({static_cast<int32_t>(span.first_row), static_cast<int32_t>(span.num_rows),
                           static_cast<int32_t>(span.start_position), static_cast<int32_t>(span.slot)});
   }
-  attention_plan_.make(sequences_, 0);
+  for (size_t i = 0; i < windows_.size(); ++i) attention_plans_[i].make(sequences_, windows_[i]);
 }
 
 AttentionWork CudaOps::attention_work() const {
-  return {sequences_, attention_plan_.split_offsets(), attention_plan_.split_items(),
-          attention_plan_.block_items()};
+  AttentionWork work{sequences_, {}, attention_plans_.front().block_items()};
+  for (const AttentionPlan& plan : attention_plans_) {
+    work.split_lists.push_back({plan.split_offsets(), plan.split_items()});
+  }
+  return work;
 }
 
 uint32_t CudaOps::begin_step(const DecoderBatch& batch, const AttentionShape&) {

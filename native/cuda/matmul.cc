@@ -95,6 +95,10 @@ void Matmul::run(const void* weight, const void* input, uint32_t rows, uint32_t 
     plain_matmul({dtype_, weight, input, rows, outputs, inputs, output, kind == MatmulOutput::kHalf}, stream);
     return;
   }
+  if (own_kernel_ && !unrestricted_) {
+    const GemmArgs args = gemm_args(weight, input, rows, outputs, inputs, output, kind);
+    if (gemm_takes(args) && gemm_pays(args)) return gemm(args, stream);
+  }
   const Key key{padded_rows(rows), outputs, inputs, kind};
   const MatmulMemory memory{weight, input, output, workspace_, workspace_bytes_};
   const auto found = plans_.find(key);
@@ -107,6 +111,40 @@ void Matmul::run(const void* weight, const void* input, uint32_t rows, uint32_t 
     plan = &make_plan(key, nullptr);
   }
   plan->problem->launch(plan->algorithm, memory, stream);
+}
+
+GemmArgs Matmul::gemm_args(const void* weight, const void* input, uint32_t rows, uint32_t outputs,
+                           uint32_t inputs, void* output, MatmulOutput kind) const {
+  GemmArgs args;
+  args.dtype = dtype_;
+  args.weight = weight;
+  args.input = input;
+  args.rows = rows;
+  args.padded_rows = padded_rows(rows);
+  args.outputs = outputs;
+  args.inputs = inputs;
+  args.slices = slices(outputs, inputs);
+  args.output = output;
+  args.half_output = kind == MatmulOutput::kHalf;
+  return args;
+}
+
+bool Matmul::run_own_kernel(const void* weight, const void* input, uint32_t rows, uint32_t outputs,
+                            uint32_t inputs, void* output, MatmulOutput kind, cudaStream_t stream) const {
+  const GemmArgs args = gemm_args(weight, input, rows, outputs, inputs, output, kind);
+  if (rows > kMostTimedRows || !gemm_takes(args)) return false;
+  gemm(args, stream);
+  return true;
+}
+
+bool Matmul::run_gated(const void* weight, const void* input, uint32_t rows, uint32_t outputs, uint32_t inputs,
+                       void* output, cudaStream_t stream) {
+  if (!own_kernel_ || unrestricted_ || uses_plain_kernel(outputs, inputs, MatmulOutput::kHalf)) return false;
+  GemmArgs args = gemm_args(weight, input, rows, outputs, inputs, output, MatmulOutput::kHalf);
+  args.gated = true;
+  if (!gemm_takes(args) || !gemm_pays(args)) return false;
+  gemm(args, stream);
+  return true;
 }
 
 void Matmul::prepare(uint32_t rows, uint32_t outputs, uint32_t inputs, MatmulOutput kind,

@@ -5,7 +5,7 @@
 // the shape alone; each slice is summed whole by an algorithm whose bits the certificate
 // compared (cuBLASLt's configuration 66 on Hopper and newer; never split-K), and slices are
 // added in their order. Among the algorithms that passed the fastest is taken, which changes
-// no bit. A shape that none of them takes runs on plain_matmul for every number of rows.
+// no bit; so is our own kernel where rows are few. A shape that none of them takes runs on plain_matmul for every number of rows.
 //
 // One thread at a time. prepare(), slices(), the certificate and a run() while timing is set may allocate and
 // wait for the device: call them at start, never while a stream is captured. Else run() does neither.
@@ -18,6 +18,7 @@
 #include <span>
 #include <vector>
 
+#include "cuda/kernels/gemm.h"
 #include "cuda/matmul_choice.h"
 #include "cuda/matmul_problem.h"
 
@@ -65,6 +66,19 @@ class Matmul {
   // Whether the shape runs on plain_matmul, at every number of rows.
   bool uses_plain_kernel(uint32_t outputs, uint32_t inputs, MatmulOutput kind) const;
 
+  // The gated half of a feed-forward, for few rows: output[r] = Half(silu(Half(gate)) * Half(up)), weight [gate;
+  // up] of `outputs` rows. False, and nothing done, where that kernel does not take the shape: then run() with
+  // kHalf and silu_mul() give the same bits.
+  bool run_gated(const void* weight, const void* input, uint32_t rows, uint32_t outputs, uint32_t inputs,
+                 void* output, cudaStream_t stream);
+
+  // Whether our own kernel (kernels/gemm.h) may run where it is faster: on Hopper, once the certificate found
+  // its bits to be the library's.
+  void allow_own_kernel(bool allowed) { own_kernel_ = allowed; }
+  // Runs it for the certificate, whether it is allowed or not; false where it does not take the problem.
+  bool run_own_kernel(const void* weight, const void* input, uint32_t rows, uint32_t outputs, uint32_t inputs,
+                      void* output, MatmulOutput kind, cudaStream_t stream) const;
+
   // The algorithms that may run, by configuration id. Other ones forget every plan.
   const std::vector<int32_t>& config_ids() const { return config_ids_; }
   void set_config_ids(std::vector<int32_t> ids);
@@ -107,6 +121,8 @@ class Matmul {
   const Plan& make_plan(const Key& key, const Choose& choose);
   bool find_plain(uint32_t outputs, uint32_t inputs, MatmulOutput kind) const;
   void forget();
+  GemmArgs gemm_args(const void* weight, const void* input, uint32_t rows, uint32_t outputs, uint32_t inputs,
+                     void* output, MatmulOutput kind) const;
 
   CublasLt library_;
   Half dtype_;
@@ -115,6 +131,7 @@ class Matmul {
   lt::Handle handle_ = nullptr;
   std::vector<int32_t> config_ids_;
   bool unrestricted_ = false;
+  bool own_kernel_ = false;
   bool timing_ = false;
   uint32_t set_slices_ = 0;
   std::map<Key, Plan> plans_;

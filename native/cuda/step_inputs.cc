@@ -37,10 +37,11 @@ class Layout {
 
 StepInputs::StepInputs(const Sizes& most, cudaStream_t stream)
     : most_(most),
-      sequences_at_(aligned(most.split_offsets * sizeof(uint32_t))),
-      items_at_(sequences_at_ + aligned(most.sequences * sizeof(AttentionSequence))),
+      sequences_bytes_(aligned(most.sequences * sizeof(AttentionSequence))),
+      offsets_bytes_(aligned(most.split_offsets * sizeof(uint32_t))),
+      list_bytes_(offsets_bytes_ + most.split_items * sizeof(SplitItem)),
       stream_(stream),
-      fixed_(items_at_ + most.split_items * sizeof(SplitItem)) {
+      fixed_(sequences_bytes_ + most.split_lists * list_bytes_) {
   for (Slot& slot : slots_) {
     slot.fixed = PinnedBuffer<std::byte>(fixed_.bytes());
     check(cudaEventCreateWithFlags(&slot.done, cudaEventDisableTiming), "cudaEventCreate");
@@ -54,20 +55,33 @@ StepInputs::~StepInputs() {
   }
 }
 
+// Each list by a copy of its own, since no more than what it holds is worth sending.
 void StepInputs::send_fixed(Slot& slot, const AttentionWork& work) {
-  if (work.sequences.size() > most_.sequences || work.split_items.size() > most_.split_items ||
-      work.split_offsets.size() > most_.split_offsets) {
+  bool fits = work.sequences.size() <= most_.sequences && work.split_lists.size() <= most_.split_lists;
+  for (const SplitList& list : work.split_lists) {
+    fits = fits && list.items.size() <= most_.split_items && list.offsets.size() <= most_.split_offsets;
+  }
+  if (!fits) {
     throw HostError("step_failed", "The step has " + std::to_string(work.sequences.size()) +
-                                       " sequences and " + std::to_string(work.split_items.size()) +
-                                       " attention items; the device was set up for fewer.");
+                                       " sequences, or attention items, for which the device was not set up.");
   }
   std::byte* host = slot.fixed.data();
-  std::ranges::copy(work.split_offsets, reinterpret_cast<uint32_t*>(host));
-  std::ranges::copy(work.sequences, reinterpret_cast<AttentionSequence*>(host + sequences_at_));
-  std::ranges::copy(work.split_items, reinterpret_cast<SplitItem*>(host + items_at_));
-  check(cudaMemcpyAsync(fixed_.data(), host, items_at_ + work.split_items.size_bytes(), cudaMemcpyHostToDevice,
-                        stream_),
-        "cudaMemcpyAsync");
+  uint64_t from = 0;
+  uint64_t end = sequences_bytes_;
+  const auto send_until_end = [&] {
+    check(cudaMemcpyAsync(fixed_.data() + from, host + from, end - from, cudaMemcpyHostToDevice, stream_),
+          "cudaMemcpyAsync");
+  };
+  std::ranges::copy(work.sequences, reinterpret_cast<AttentionSequence*>(host));
+  for (size_t i = 0; i < work.split_lists.size(); ++i) {
+    const SplitList& list = work.split_lists[i];
+    std::byte* place = host + list_at(i);
+    std::ranges::copy(list.offsets, reinterpret_cast<uint32_t*>(place));
+    std::ranges::copy(list.items, reinterpret_cast<SplitItem*>(place + offsets_bytes_));
+    end = list_at(i) + offsets_bytes_ + list.items.size_bytes();
+    send_until_end();
+    from = list_at(i + 1);
+  }
 }
 
 void StepInputs::send_own(Slot& slot, const DecoderBatch& batch, uint32_t run_rows,

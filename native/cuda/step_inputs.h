@@ -11,6 +11,7 @@
 #include <array>
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "cuda/device_buffer.h"
 #include "cuda/kernels/attention.h"
@@ -19,11 +20,15 @@
 
 namespace kadenz::cuda {
 
-// What attention_plan.h made of the step.
+// What attention_plan.h made of the step: a split list for each window that a layer has.
+struct SplitList {
+  std::span<const uint32_t> offsets;
+  std::span<const SplitItem> items;
+};
+
 struct AttentionWork {
   std::span<const AttentionSequence> sequences;
-  std::span<const uint32_t> split_offsets;
-  std::span<const SplitItem> split_items;
+  std::vector<SplitList> split_lists;
   std::span<const BlockItem> block_items;
 };
 
@@ -33,8 +38,9 @@ class StepInputs {
  public:
   struct Sizes {
     uint64_t sequences;
-    uint64_t split_offsets;
-    uint64_t split_items;
+    uint64_t split_lists;
+    uint64_t split_offsets;  // of a list
+    uint64_t split_items;    // of a list
   };
   StepInputs(const Sizes& most, cudaStream_t stream);
   ~StepInputs();
@@ -47,9 +53,11 @@ class StepInputs {
   void end_step();
 
   // The same for every step
-  const uint32_t* split_offsets() const { return fixed<uint32_t>(0); }
-  const AttentionSequence* sequences() const { return fixed<AttentionSequence>(sequences_at_); }
-  const SplitItem* split_items() const { return fixed<SplitItem>(items_at_); }
+  const AttentionSequence* sequences() const { return fixed<AttentionSequence>(0); }
+  const uint32_t* split_offsets(size_t list) const { return fixed<uint32_t>(list_at(list)); }
+  const SplitItem* split_items(size_t list) const {
+    return fixed<SplitItem>(list_at(list) + offsets_bytes_);
+  }
   // Of the step sent last
   const RowInput* rows() const { return rows_; }
   const BlockItem* block_items() const { return block_items_; }
@@ -73,8 +81,11 @@ class StepInputs {
   void send_fixed(Slot& slot, const AttentionWork& work);
   void send_own(Slot& slot, const DecoderBatch& batch, uint32_t run_rows, std::span<const BlockItem> block_items);
 
+  uint64_t list_at(size_t list) const { return sequences_bytes_ + list * list_bytes_; }
+
   const Sizes most_;
-  const uint64_t sequences_at_, items_at_;  // in the fixed part
+  // In the fixed part: the sequences, then list after list, offsets before items
+  const uint64_t sequences_bytes_, offsets_bytes_, list_bytes_;
   cudaStream_t stream_;
   DeviceBuffer<std::byte> fixed_;
   std::array<Slot, kStepsInFlight> slots_;

@@ -12,6 +12,7 @@
 
 #include "cuda/attention_plan.h"
 #include "cuda/kernels/attention_launch.cuh"
+#include "cuda/kernels/dependent_launch.cuh"
 
 namespace kadenz::cuda {
 namespace {
@@ -62,23 +63,41 @@ struct Case {
 struct Instance {
   const char* name;
   uint32_t blocks_per_sm;  // of the split launch
+  SplitWay way;
   void (*prepare)();
   void (*launch)(const attention::Problem&, uint32_t num_sms, uint32_t num_block_items, cudaStream_t);
 };
 
 template <int kD, int kStages, int kBlocksPerSm>
-Instance split_instance(const char* name) {
-  return {name, kBlocksPerSm, [] { attention::prepare_split<T, kD, kStages, kBlocksPerSm>(); },
+Instance split_instance(const char* name, SplitWay way = SplitWay::kFastest) {
+  return {name, kBlocksPerSm, way, [] { attention::prepare_split<T, kD, kStages, kBlocksPerSm>(); },
           [](const attention::Problem& problem, uint32_t num_sms, uint32_t, cudaStream_t stream) {
             attention::launch_split<T, kD, kStages, kBlocksPerSm>(problem, num_sms, stream);
           }};
 }
 template <int kD, int kWarps, int kStages, int kHeld>
 Instance block_instance(const char* name) {
-  return {name, 1, [] { attention::prepare_block<T, kD, kWarps, kStages, kHeld>(); },
+  return {name, 1, SplitWay::kFastest, [] { attention::prepare_block<T, kD, kWarps, kStages, kHeld>(); },
           [](const attention::Problem& problem, uint32_t, uint32_t num_block_items, cudaStream_t stream) {
             attention::launch_block<T, kD, kWarps, kStages, kHeld>(problem, num_block_items, stream);
           }};
+}
+
+// Stands where the rotation stands in a step, and moves as many bytes.
+constexpr uint32_t kStandInRowFloats = 4096;
+__global__ void __launch_bounds__(128) stand_in(const float4* sums, float4* rotated) {
+  wait_for_previous_kernel();
+  let_next_kernel_start();
+  const uint64_t first = blockIdx.x * static_cast<uint64_t>(kStandInRowFloats / 4) + threadIdx.x;
+  float4 total = {};
+  for (uint32_t i = 0; i < kStandInRowFloats / 4; i += 128) {
+    const float4 value = sums[first + i];
+    total.x += value.x;
+    total.y += value.y;
+    total.z += value.z;
+    total.w += value.w;
+  }
+  rotated[blockIdx.x * 128 + threadIdx.x] = total;
 }
 
 float median_us(cudaGraphExec_t graph, cudaStream_t stream, int launches) {
@@ -114,6 +133,8 @@ void measure(const Case& shape, const std::vector<Instance>& instances, uint32_t
   const uint64_t rows = static_cast<uint64_t>(shape.num_sequences) * shape.rows;
   const Buffer<T>* cache = random_buffer(layer_elements * static_cast<uint64_t>(layers), 1);
   const Buffer<T>* q = random_buffer(rows * shape.num_heads * padded, 2);
+  const Buffer<float4> sums(rows * kStandInRowFloats / 4);
+  const Buffer<float4> rotated(rows * 128);
   const Buffer<T> output(rows * shape.num_heads * shape.head_dim);
   std::vector<int32_t> tables(num_blocks);
   for (uint32_t i = 0; i < num_blocks; ++i) {  // a scattered order: i times a prime, modulo the count
@@ -135,7 +156,7 @@ void measure(const Case& shape, const std::vector<Instance>& instances, uint32_t
                                     shape.num_kv_heads,  num_sms * instance.blocks_per_sm};
     const uint64_t max_partials = attention_bounds(limits).partials;
     AttentionPlan plan(limits);
-    plan.make(sequences, 0);
+    plan.make(sequences, 0, instance.way);
     const Buffer<SplitItem> split_items(plan.split_items());
     const Buffer<uint32_t> split_offsets(plan.split_offsets());
     const Buffer<BlockItem> block_items(plan.block_items());
@@ -162,27 +183,39 @@ void measure(const Case& shape, const std::vector<Instance>& instances, uint32_t
 
     instance.prepare();
     check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
-    cudaGraph_t graph = nullptr;
-    cudaGraphExec_t executable = nullptr;
-    check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture");
-    for (int i = 0; i < launches; ++i) {
-      args.cache_layer = cache->data + layer_elements * static_cast<uint64_t>(i % layers);
-      instance.launch(attention::problem_of(args), num_sms, static_cast<uint32_t>(plan.block_items().size()),
-                      stream);
-    }
-    check(cudaStreamEndCapture(stream, &graph), "cudaStreamEndCapture");
-    check(cudaGraphInstantiate(&executable, graph, 0), "cudaGraphInstantiate");
-    const double us = static_cast<double>(median_us(executable, stream, launches));
-    cudaGraphExecDestroy(executable);
-    cudaGraphDestroy(graph);
+    // `steps`: after a stand-in for the rotation each time; what that one takes alone is subtracted.
+    const auto time = [&](bool attends, bool steps) {
+      cudaGraph_t graph = nullptr;
+      cudaGraphExec_t executable = nullptr;
+      check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture");
+      for (int i = 0; i < launches; ++i) {
+        args.cache_layer = cache->data + layer_elements * static_cast<uint64_t>(i % layers);
+        if (steps) {
+          stand_in<<<static_cast<uint32_t>(rows), 128, 0, stream>>>(sums.data, rotated.data);
+          check_launch("stand_in");
+        }
+        if (attends) {
+          instance.launch(attention::problem_of(args), num_sms,
+                          static_cast<uint32_t>(plan.block_items().size()), stream);
+        }
+      }
+      check(cudaStreamEndCapture(stream, &graph), "cudaStreamEndCapture");
+      check(cudaGraphInstantiate(&executable, graph, 0), "cudaGraphInstantiate");
+      const double us = static_cast<double>(median_us(executable, stream, launches));
+      cudaGraphExecDestroy(executable);
+      cudaGraphDestroy(graph);
+      return us;
+    };
+    const double us = time(true, false);
+    const double step_us = time(true, true) - time(false, true);
 
-    std::printf("(%2u,%u,%3u) %4u x %4u rows to %5u | %-22s | %9.2f us | ", shape.num_heads,
+    std::printf("(%2u,%u,%3u) %4u x %4u to %5u | %-12s | %8.2f us, in a step %8.2f | ", shape.num_heads,
                 shape.num_kv_heads, shape.head_dim, shape.num_sequences, shape.rows, shape.context,
-                instance.name, us);
+                instance.name, us, step_us);
     if (plan.block_items().empty()) {
       const double bytes = 4.0 * shape.num_kv_heads * padded * shape.num_sequences * shape.context;
-      std::printf("%7.0f GB/s | %5.1f%% of 4.3 TB/s | %zu runs, %llu partials\n", bytes / us / 1e3,
-                  bytes / us / 4.3e6 * 100, plan.split_items().size(),
+      std::printf("%5.1f%%, %5.1f%% of 4.3 TB/s | %zu runs, %llu partials\n", bytes / us / 4.3e6 * 100,
+                  bytes / step_us / 4.3e6 * 100, plan.split_items().size(),
                   static_cast<unsigned long long>(plan.num_partials()));
     } else {
       const double pairs = shape.rows * (shape.context - shape.rows + (shape.rows + 1) / 2.0);
@@ -209,25 +242,31 @@ int main(int argc, char** argv) {
   check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
 
   if (part != "prefill") {
+    const auto ways = [](Instance instance, bool all) {
+      std::vector<Instance> instances = {instance};
+      if (!all) return instances;
+      instance.way = SplitWay::kWhole;
+      instance.name = "whole";
+      instances.push_back(instance);
+      instance.way = SplitWay::kCut;
+      instance.name = "cut";
+      instances.push_back(instance);
+      return instances;
+    };
     const Instance wide =
         split_instance<128, attention::kDefaultStages, attention::kDefaultBlocksPerSm<128>>("default");
     const Instance narrow =
         split_instance<64, attention::kDefaultStages, attention::kDefaultBlocksPerSm<64>>("default");
-    const std::vector<Instance> wide_all = {wide, split_instance<128, 2, 2>("2 stages x 2 blocks"),
-                                            split_instance<128, 4, 1>("4 stages x 1 block"),
-                                            split_instance<128, 6, 1>("6 stages x 1 block")};
-    const std::vector<Instance> narrow_all = {narrow, split_instance<64, 2, 4>("2 stages x 4 blocks"),
-                                              split_instance<64, 5, 2>("5 stages x 2 blocks")};
-    const uint32_t work[][2] = {{256, 2048}, {256, 300}, {64, 1536}, {8, 1536},
-                                {1, 1536},   {8, 16384}, {1, 16384}};
+    const uint32_t work[][2] = {{256, 2048}, {256, 300}, {256, 250}, {100, 700}, {64, 1536},
+                                {8, 300},    {8, 1536},  {1, 1536},  {8, 16384}, {1, 16384}};
     for (const auto& [sequences, context] : work) {
-      const bool compare = sequences == 256 || sequences == 8;
-      const std::vector<Instance> only_wide = {wide};
-      measure({28, 4, 128, sequences, 1, context}, compare ? wide_all : only_wide, sms, stream);
-      measure({32, 8, 128, sequences, 1, context}, only_wide, sms, stream);
-      measure({12, 2, 128, sequences, 1, context}, compare ? wide_all : only_wide, sms, stream);
-      measure({14, 2, 64, sequences, 1, context}, compare ? narrow_all : std::vector<Instance>{narrow}, sms,
-              stream);
+      const bool all = context < 10000;
+      measure({28, 4, 128, sequences, 1, context}, ways(wide, all), sms, stream);
+      measure({32, 8, 128, sequences, 1, context}, ways(wide, false), sms, stream);
+      measure({12, 2, 128, sequences, 1, context}, ways(wide, all), sms, stream);
+      std::vector<Instance> narrow_all = ways(narrow, all);
+      narrow_all.push_back(split_instance<64, 5, 2>("5 st x 2 bl"));
+      measure({14, 2, 64, sequences, 1, context}, narrow_all, sms, stream);
     }
   }
   if (part != "decode") {

@@ -10,6 +10,9 @@
 //   output       [rows][num_heads * head_dim]
 //   block_tables [slots][table_stride], -1 = no block yet
 //
+// The launches overlap the end of the kernel before them; the work lists and block tables are read in that
+// overlap, so the launch just before must write none of them (earlier ones may).
+//
 // All of q, cache and output are of `dtype`. Limits: head_dim_padded 64 or 128, head_dim even, block_size 8,
 // 16, 32 or 64, num_kv_heads <= 255, any group for the block path, at most 16 for a sequence in the split
 // path. Values in the cache within the written positions must be finite; whatever else the cache holds is not

@@ -9,6 +9,7 @@
 #include "cuda/kernels/attention.h"
 #include "cuda/kernels/attention_block.cuh"
 #include "cuda/kernels/attention_split.cuh"
+#include "cuda/kernels/dependent_launch.cuh"
 
 namespace kadenz::cuda::attention {
 
@@ -40,7 +41,7 @@ inline Problem problem_of(const AttentionArgs& args) {
   problem.partials = args.partials;
   problem.counters = args.counters;
   problem.cache_head_bytes = args.block_size * args.head_dim_padded * 2;
-  problem.cache_value_bytes = static_cast<uint64_t>(problem.cache_head_bytes) * args.num_kv_heads;
+  problem.cache_value_bytes = problem.cache_head_bytes * args.num_kv_heads;  // 4 MiB at most
   problem.cache_block_bytes = 2 * problem.cache_value_bytes;
   problem.table_stride = args.table_stride;
   for (uint32_t size = args.block_size; size > 1; size /= 2) ++problem.block_shift;
@@ -61,8 +62,8 @@ void prepare_split() {
 }
 template <class T, int kD, int kStages, int kBlocksPerSm>
 void launch_split(const Problem& problem, uint32_t num_sms, cudaStream_t stream) {
-  split_kernel<T, kD, kStages, kBlocksPerSm>
-      <<<num_sms * kBlocksPerSm, kSplitThreads, SplitShared<kD, kStages>::kBytes, stream>>>(problem);
+  launch_dependent(split_kernel<T, kD, kStages, kBlocksPerSm>, dim3(num_sms * kBlocksPerSm),
+                   dim3(kSplitThreads), SplitShared<kD, kStages>::kBytes, stream, problem);
   check_launch("attention split");
 }
 
@@ -76,8 +77,9 @@ void prepare_block() {
 template <class T, int kD, int kWarps, int kStages, int kHeld>
 void launch_block(const Problem& problem, uint32_t num_block_items, cudaStream_t stream) {
   constexpr uint32_t kParts = kAttentionBlockRows / (16 * kWarps);
-  block_kernel<T, kD, kWarps, kStages, kHeld><<<num_block_items * problem.num_kv_heads * kParts, 32 * kWarps,
-                                                BlockShared<kD, kWarps, kStages>::kBytes, stream>>>(problem);
+  launch_dependent(block_kernel<T, kD, kWarps, kStages, kHeld>,
+                   dim3(num_block_items * problem.num_kv_heads * kParts), dim3(32 * kWarps),
+                   BlockShared<kD, kWarps, kStages>::kBytes, stream, problem);
   check_launch("attention block");
 }
 

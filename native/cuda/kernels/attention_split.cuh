@@ -9,22 +9,19 @@
 // A pair of (sequence, key-value head) that is cut in runs leaves partials; the block that arrives last folds
 // them in order. Its arrival is counted with an integer; which block it is changes no bit.
 //
-// A partial: m and l of 16 rows, then acc by column group of 8, half, lane, two floats. Upper halves of pairs
-// of at most 8 packed rows are not stored.
+// A block starts while the kernel before it still runs. Until that one is complete it reads the work lists
+// and the block tables only, past the first-level cache; of the keys and values it asks no more than that
+// they be brought into the second-level cache. So the lists and tables must not be written by the kernel that
+// is launched just before this one; the kernels before that one are complete (dependent_launch.cuh).
 #pragma once
 
 #include <cstddef>
 
+#include "cuda/kernels/attention_partials.cuh"
 #include "cuda/kernels/attention_tiles.cuh"
 #include "cuda/kernels/dependent_launch.cuh"
 
 namespace kadenz::cuda::attention {
-
-constexpr int kSplitThreads = 128;
-constexpr int kSplitRows = kAttentionSplitRows;
-
-template <int kD>
-constexpr uint64_t kPartialFloats = 2 * kSplitRows + kSplitRows * kD;
 
 // What a filled stage of the ring holds. tile is absolute; no bits at all: the list has ended.
 struct StageNote {
@@ -47,6 +44,25 @@ struct SplitShared {
   static constexpr int kBytes = kArrived + 16;
 };
 
+__device__ __forceinline__ SplitItem load_item(const SplitItem* items, uint32_t index) {
+  const int4* words = reinterpret_cast<const int4*>(items + index);
+  const int4 low = __ldcg(words);
+  const int4 high = __ldcg(words + 1);
+  SplitItem item;
+  item.first_row = low.x;
+  item.start_position = low.y;
+  item.slot = low.z;
+  item.first_tile = low.w;
+  item.end_tile = high.x;
+  item.partial = high.y;
+  item.partial_offset = static_cast<uint16_t>(high.z);
+  item.num_partials = static_cast<uint16_t>(high.z >> 16);
+  item.num_runs = static_cast<uint16_t>(high.w);
+  item.num_rows = static_cast<uint8_t>(high.w >> 16);
+  item.kv_head = static_cast<uint8_t>(high.w >> 24);
+  return item;
+}
+
 // Walks the worker's list ahead of the arithmetic and fills stages. Every thread holds the same state; the
 // next chunk's table and the next run are loaded one chunk or run before they are needed.
 template <int kD, int kStages>
@@ -56,12 +72,29 @@ class Filler {
  public:
   __device__ Filler(const Problem& problem, uint32_t begin, uint32_t end)
       : problem_(problem), index_(begin), end_(end) {
-    run_ = problem.split_items[begin];
+    run_ = load_item(problem.split_items, begin);
     tile_ = run_.first_tile;
     chunk_end_ = tile_;
     ahead_ = run_;
-    if (begin + 1 < end) ahead_ = problem.split_items[begin + 1];
+    if (begin + 1 < end) ahead_ = load_item(problem.split_items, begin + 1);
     table_ahead_ = load(run_, run_.first_tile);
+  }
+
+  // Brings the first tiles of the first run into the second-level cache: a hint, which reads nothing.
+  __device__ __forceinline__ void prefetch() const {
+    const int lane = threadIdx.x & 31;
+    const int32_t chunk = run_.first_tile / kChunkTiles;
+    const int32_t tile = chunk * kChunkTiles + lane / (kTile / 8);
+    const int32_t position = chunk * kAttentionChunk + lane * 8;
+    const bool wanted = threadIdx.x < 64 && tile >= run_.first_tile &&
+                        tile < min(run_.end_tile, run_.first_tile + kStages - 1) &&
+                        position + 8 > first_visible(run_.start_position, problem_.window) &&
+                        position < run_.start_position + run_.num_rows;
+    if (!wanted) return;
+    const char* source = problem_.cache + static_cast<uint64_t>(run_.kv_head) * problem_.cache_head_bytes +
+                         static_cast<uint64_t>(table_ahead_) * problem_.cache_block_bytes +
+                         (position & ((1 << problem_.block_shift) - 1)) * (kD * 2);
+    prefetch_lines<8 * kD * 2>(threadIdx.x < 32 ? source : source + problem_.cache_value_bytes);
   }
 
   __device__ __forceinline__ void fill(char* shared, int stage) {
@@ -128,90 +161,18 @@ class Filler {
   int32_t table_ahead_;
 };
 
-template <int kD>
-struct Partial {
-  static constexpr int kColumns = kD / 32;  // of one warp
-  float* base;
-
-  __device__ Partial(const Problem& problem, int64_t index)
-      : base(problem.partials + index * kPartialFloats<kD>) {}
-
-  __device__ float2* statistics(int row) const { return reinterpret_cast<float2*>(base) + row; }
-  __device__ float2* columns(int warp, int n, int half, int lane) const {
-    return reinterpret_cast<float2*>(base + 2 * kSplitRows) + ((warp * kColumns + n) * 2 + half) * 32 + lane;
-  }
-
-  __device__ __forceinline__ void write(const float (&acc)[kColumns][4], const Statistics& statistics_of_rows,
-                                        int num_halves, int warp, int lane) const {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      if (half >= num_halves) break;
-      if (warp == 0 && (lane & 3) == 0) {
-        __stcg(statistics(lane / 4 + 8 * half),
-               make_float2(statistics_of_rows.m[half], statistics_of_rows.l[half]));
-      }
-#pragma unroll
-      for (int n = 0; n < kColumns; ++n) {
-        __stcg(columns(warp, n, half, lane), make_float2(acc[n][2 * half], acc[n][2 * half + 1]));
-      }
-    }
-  }
-  // Rows of a half that is not stored have seen nothing.
-  __device__ __forceinline__ void read(float (&acc)[kColumns][4], Statistics& statistics_of_rows,
-                                       int num_halves, int warp, int lane) const {
-    statistics_of_rows.clear();
-    clear(acc);
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      if (half >= num_halves) break;
-      const float2 pair = __ldcg(statistics(lane / 4 + 8 * half));
-      statistics_of_rows.m[half] = pair.x;
-      statistics_of_rows.l[half] = pair.y;
-#pragma unroll
-      for (int n = 0; n < kColumns; ++n) {
-        const float2 values = __ldcg(columns(warp, n, half, lane));
-        acc[n][2 * half] = values.x;
-        acc[n][2 * half + 1] = values.y;
-      }
-    }
-  }
-};
-
-// The first partial is the total over the first run's chunks; the others follow chunk by chunk. Several are
-// loaded at once, they are merged one after the other.
-template <int kD>
-__device__ __forceinline__ void fold_partials(const Problem& problem, const SplitItem& run, int num_halves,
-                                              int warp, int lane, float (&total)[kD / 32][4],
-                                              Statistics& total_statistics) {
-  constexpr int kAtOnce = 4;
-  Partial<kD>(problem, run.partial).read(total, total_statistics, num_halves, warp, lane);
-  for (int first = 1; first < run.num_partials; first += kAtOnce) {
-    float acc[kAtOnce][kD / 32][4];
-    Statistics statistics[kAtOnce];
-#pragma unroll
-    for (int i = 0; i < kAtOnce; ++i) {
-      statistics[i].clear();
-      if (first + i < run.num_partials) {
-        Partial<kD>(problem, static_cast<int64_t>(run.partial) + first + i)
-            .read(acc[i], statistics[i], num_halves, warp, lane);
-      }
-    }
-#pragma unroll
-    for (int i = 0; i < kAtOnce; ++i) merge(total, total_statistics, acc[i], statistics[i]);
-  }
-}
-
 template <class T, int kD, int kStages, int kBlocksPerSm>
 __global__ void __launch_bounds__(kSplitThreads, kBlocksPerSm)
     split_kernel(const __grid_constant__ Problem problem) {
   using Shared = SplitShared<kD, kStages>;
   constexpr int kColumns = kD / 32;  // groups of 8 columns of one warp
   extern __shared__ __align__(1024) char shared[];
-  wait_for_previous_kernel();
-  let_next_kernel_start();
-  const uint32_t begin = problem.split_offsets[blockIdx.x];
-  const uint32_t end = problem.split_offsets[blockIdx.x + 1];
-  if (begin >= end) return;
+  const uint32_t begin = __ldcg(problem.split_offsets + blockIdx.x);
+  const uint32_t end = __ldcg(problem.split_offsets + blockIdx.x + 1);
+  if (begin >= end) {
+    wait_for_previous_kernel();  // a kernel must not be complete before the one before it
+    return;
+  }
 
   const int warp = threadIdx.x / 32;
   const int lane = threadIdx.x & 31;
@@ -232,6 +193,10 @@ __global__ void __launch_bounds__(kSplitThreads, kBlocksPerSm)
   Statistics total_statistics;
 
   Filler<kD, kStages> filler(problem, begin, end);
+  // A list of several runs is one of many: there the memory is the limit. Alone, a run is sooner without.
+  if (end - begin > 1) filler.prefetch();
+  wait_for_previous_kernel();
+  let_next_kernel_start();
 #pragma unroll
   for (int stage = 0; stage < kStages - 1; ++stage) filler.fill(shared, stage);
 
@@ -305,14 +270,33 @@ __global__ void __launch_bounds__(kSplitThreads, kBlocksPerSm)
       if (first_run) {
         Partial<kD>(problem, note.run.partial).write(total, total_statistics, num_halves, warp, lane);
       }
-      __threadfence();
       __syncthreads();
-      if (threadIdx.x == 0) *arrived = static_cast<int>(atomicAdd(problem.counters + note.run.partial, 1U));
+      if (threadIdx.x == 0) {  // its fences stand for the whole block's, which the barriers order
+        __threadfence();
+        *arrived = static_cast<int>(atomicAdd(problem.counters + note.run.partial, 1U));
+        __threadfence();
+      }
       __syncthreads();
       if (*arrived != note.run.num_runs - 1) continue;
-      __threadfence();
       if (threadIdx.x == 0) problem.counters[note.run.partial] = 0;  // for the next launch
-      fold_partials<kD>(problem, note.run, num_halves, warp, lane, total, total_statistics);
+      // Of the ring this stage is free now, and all of it when nothing follows.
+      const int next = stage + 1 == kStages ? 0 : stage + 1;
+      const bool is_last = reinterpret_cast<const StageNote*>(shared + Shared::kNotes)[next].bits == 0;
+      const uint32_t ring = shared_address(shared);
+      constexpr int kRingBytes = kStages * Shared::kStageBytes;
+      if (num_halves == 1) {
+        if (is_last) {
+          fold_partials<kD, 1, kRingBytes>(problem, note.run, ring, warp, lane, total, total_statistics);
+        } else {
+          fold_partials<kD, 1, Shared::kStageBytes>(problem, note.run, keys, warp, lane, total,
+                                                    total_statistics);
+        }
+      } else if (is_last) {
+        fold_partials<kD, 2, kRingBytes>(problem, note.run, ring, warp, lane, total, total_statistics);
+      } else {
+        fold_partials<kD, 2, Shared::kStageBytes>(problem, note.run, keys, warp, lane, total,
+                                                  total_statistics);
+      }
     }
 #pragma unroll
     for (int half = 0; half < 2; ++half) {

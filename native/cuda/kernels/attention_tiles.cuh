@@ -24,8 +24,8 @@ struct Problem {
   const BlockItem* block_items;
   float* partials;
   uint32_t* counters;
-  uint64_t cache_block_bytes;  // keys and values of all heads
-  uint64_t cache_value_bytes;  // from a block's keys to its values
+  uint32_t cache_block_bytes;  // keys and values of all heads
+  uint32_t cache_value_bytes;  // from a block's keys to its values
   uint32_t cache_head_bytes;
   uint32_t table_stride;
   uint32_t block_shift;  // log2 of the block size
@@ -45,6 +45,20 @@ __device__ __forceinline__ void copy_unit(uint32_t target, const char* source, b
                "r"(valid ? 16 : 0)
                : "memory");
 }
+__device__ __forceinline__ float2 load_pair(uint32_t address) {
+  float2 pair;
+  asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(pair.x), "=f"(pair.y) : "r"(address) : "memory");
+  return pair;
+}
+__device__ __forceinline__ void copy_unit(uint32_t target, const char* source) {
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(target), "l"(source) : "memory");
+}
+template <int kBytes>
+__device__ __forceinline__ void prefetch_lines(const char* source) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(source), "n"(kBytes) : "memory");
+#endif
+}
 __device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int kPending>
 __device__ __forceinline__ void wait_for_copies() {
@@ -56,7 +70,7 @@ __device__ __forceinline__ int32_t load_table(const Problem& problem, int32_t sl
   const int32_t position = chunk * kAttentionChunk + lane * 8;
   if (position + 8 <= low || position >= end) return 0;  // of positions that are not read
   const int32_t* table = problem.block_tables + static_cast<uint64_t>(slot) * problem.table_stride;
-  return table[position >> problem.block_shift];
+  return __ldcg(table + (position >> problem.block_shift));
 }
 
 // All threads of the block copy keys to `keys` and values to `values`. `head` = the cache at this head.
@@ -71,17 +85,28 @@ __device__ __forceinline__ void copy_tile(const Problem& problem, uint32_t keys,
   const int first_row = thread / kUnits;
   const int unit = thread % kUnits;
   const int32_t slot_mask = (1 << problem.block_shift) - 1;
+  const int32_t first_position = tile * kTile;
+  // Within a warp, and so without divergence: a tile that is read whole needs no bounds.
+  const bool whole = first_position >= low && first_position + kTile <= end;
+  const uint32_t target = first_row * kRowBytes + ((unit ^ (first_row & 7)) << 4);
+  const uint32_t own = (first_row & 7) * kRowBytes + unit * 16;
 #pragma unroll
   for (int pass = 0; pass < kTile / kRows; ++pass) {
-    const int row = pass * kRows + first_row;
-    const int32_t position = tile * kTile + row;
-    const int32_t block = __shfl_sync(~0U, table, (position >> 3) & 31);
-    const bool valid = position >= low && position < end;
-    const char* source = head + (valid ? static_cast<uint64_t>(block) * problem.cache_block_bytes : 0) +
-                         (position & slot_mask) * kRowBytes + unit * 16;
-    const uint32_t target = row * kRowBytes + ((unit ^ (row & 7)) << 4);
-    copy_unit(keys + target, source, valid);
-    copy_unit(values + target, source + problem.cache_value_bytes, valid);
+    const int32_t eight = first_position + pass * kRows + (first_row & ~7);  // positions that share a block
+    const uint32_t block = __shfl_sync(~0U, table, (eight >> 3) & 31);
+    const uint32_t pass_target = target + pass * kRows * kRowBytes;
+    const uint32_t offset = (eight & slot_mask) * kRowBytes + own;
+    const char* source = head + static_cast<uint64_t>(block) * problem.cache_block_bytes + offset;
+    if (whole) {
+      copy_unit(keys + pass_target, source);
+      copy_unit(values + pass_target, source + problem.cache_value_bytes);
+    } else {
+      const int32_t position = eight + (first_row & 7);
+      const bool valid = position >= low && position < end;
+      if (!valid) source = head;
+      copy_unit(keys + pass_target, source, valid);
+      copy_unit(values + pass_target, source + problem.cache_value_bytes, valid);
+    }
   }
 }
 

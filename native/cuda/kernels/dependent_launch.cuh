@@ -3,8 +3,9 @@
 // launches:
 //
 //   every kernel calls wait_for_previous_kernel() in every thread before it reads or writes any global
-//   memory; only weights (norms, biases, embedding tables), which no kernel of a step writes, may be read
-//   earlier.
+//   memory; only what no kernel shortly before it writes may be read earlier: weights (matrices, norms,
+//   biases, embedding tables), and attention's work lists and block tables, which are in place before a step's
+//   first layer.
 //
 // The wait returns when all kernels before this one are complete and their writes are seen. A kernel may
 // therefore let the next one start right after its own wait: the next one holds back in its own. Loads of

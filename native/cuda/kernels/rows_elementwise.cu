@@ -2,6 +2,7 @@
 // own bits whatever the launch looks like.
 #include "cuda/check.h"
 #include "cuda/kernels/dependent_launch.cuh"
+#include "cuda/kernels/gemm_gated.cuh"
 #include "cuda/kernels/rows.h"
 #include "cuda/kernels/rows_units.cuh"
 
@@ -53,11 +54,6 @@ void launch_embed(const void* table, const int32_t* token_ids, uint32_t rows, ui
 
 // gate / (1 + e^-gate) * up. The fast exponential and division are good to about 2^-21, far below a rounding
 // to Half; both halves of the kernel share this function.
-__device__ __forceinline__ float gated(float gate, float up) {
-  const float silu = __fdividef(gate, __fadd_rn(1.0F, __expf(-gate)));
-  return __fmul_rn(silu, up);
-}
-
 struct Eight {
   float value[8];
 };
@@ -101,7 +97,7 @@ __global__ void __launch_bounds__(kThreads)
     }
   }
 #pragma unroll
-  for (int i = 0; i < 8; ++i) gate.value[i] = gated(gate.value[i], up.value[i]);
+  for (int i = 0; i < 8; ++i) gate.value[i] = gated_unit(gate.value[i], up.value[i]);
   *reinterpret_cast<uint4*>(out + static_cast<uint64_t>(row) * inner + column) =
       make_uint4(pack_pair<T>(gate.value[0], gate.value[1]), pack_pair<T>(gate.value[2], gate.value[3]),
                  pack_pair<T>(gate.value[4], gate.value[5]), pack_pair<T>(gate.value[6], gate.value[7]));
@@ -124,7 +120,7 @@ __global__ void __launch_bounds__(kThreads)
     gate = __fadd_rn(gate, bias[column]);
     up = __fadd_rn(up, bias[inner + column]);
   }
-  out[static_cast<uint64_t>(row) * inner + column] = round_to<T>(gated(gate, up));
+  out[static_cast<uint64_t>(row) * inner + column] = round_to<T>(gated_unit(gate, up));
 }
 
 template <typename T, typename In>

@@ -71,8 +71,9 @@ void check_mixed_step(const Shape& shape, uint64_t stream) {
 }
 
 void expect_rows(World& world, std::vector<AttentionSequence> sequences, int32_t slot,
-                 const std::vector<uint16_t>& expected, const std::string& what) {
-  const std::vector<uint16_t> bits = world.run(sequences);
+                 const std::vector<uint16_t>& expected, const std::string& what,
+                 SplitWay way = SplitWay::kFastest) {
+  const std::vector<uint16_t> bits = world.run(sequences, world.shape().window, way);
   const size_t row_elements = static_cast<size_t>(world.shape().num_heads()) * world.shape().head_dim;
   for (const AttentionSequence& sequence : sequences) {
     if (sequence.slot != slot) continue;
@@ -84,6 +85,11 @@ void expect_rows(World& world, std::vector<AttentionSequence> sequences, int32_t
     rows_test::expect_same_bits(rows(bits, sequence.first_row), rows(expected, sequence.start_position),
                                 what + ", " + text_of(sequence) + ", " + world.shape().text());
   }
+}
+
+SplitWay way_of(int i) {
+  constexpr SplitWay kWays[] = {SplitWay::kFastest, SplitWay::kWhole, SplitWay::kCut};
+  return kWays[i % 3];
 }
 
 // Every row of slot 0 by one prefill, then in other ways.
@@ -109,7 +115,7 @@ void check_bits(const Shape& shape, int32_t length, uint64_t stream) {
   // Decode steps of this sequence alone: its chunks are spread over workers and folded.
   for (int i = 0; i < 24; ++i) {
     const int32_t position = i == 0 ? length - 1 : static_cast<int32_t>(random.integer(0, length - 1));
-    expect_rows(world, {{0, 1, position, 0}}, 0, expected, "decode alone");
+    expect_rows(world, {{0, 1, position, 0}}, 0, expected, "decode alone", way_of(i));
   }
   // Among others of all kinds, itself decoding or in the middle of its prompt.
   for (const int32_t num_rows : {1, 2, 90}) {
@@ -119,7 +125,9 @@ void check_bits(const Shape& shape, int32_t length, uint64_t stream) {
       others.push_back({0, rows, lengths[slot] - rows, static_cast<int32_t>(slot)});
       if (slot == 77) others.push_back({0, num_rows, length - num_rows - 5, 0});
     }
-    expect_rows(world, others, 0, expected, "among 201 others");
+    for (int way = 0; way < 3; ++way) {
+      expect_rows(world, others, 0, expected, "among 201 others", way_of(way));
+    }
   }
 }
 
@@ -148,6 +156,29 @@ TEST("a row's attention has the same bits by one prefill, by chunks, by decode s
   check_bits({Half::kBFloat16, 1, 1, 128, 32, 0}, 1100, 805);
 }
 
+TEST("a long sequence's rows have the same bits whether its chunks are walked by one worker or by many") {
+  const Shape shapes[] = {{Half::kBFloat16, 2, 4, 128, 16, 0},
+                          {Half::kFloat16, 1, 16, 128, 16, 0},
+                          {Half::kBFloat16, 2, 7, 64, 32, 0},
+                          {Half::kFloat16, 1, 12, 64, 16, 5000}};
+  uint64_t stream = 831;
+  for (const Shape& shape : shapes) {
+    constexpr int32_t kLength = 9300;
+    World world(shape, {kLength}, stream++);
+    world.write_all();
+    // Alone, a run ends its worker's list; of many, most runs have others behind them.
+    for (const int count : {1, 20}) {
+      std::vector<AttentionSequence> sequences;
+      for (int i = 0; i < count; ++i) sequences.push_back({0, 1, kLength - 1 - 67 * i, 0});
+      const std::vector<uint16_t> whole = world.run(sequences, shape.window, SplitWay::kWhole);
+      EXPECT(world.plan().num_partials() == 0);
+      const std::vector<uint16_t> cut = world.run(sequences, shape.window, SplitWay::kCut);
+      EXPECT(world.plan().num_partials() > 0);
+      rows_test::expect_same_bits(cut, whole, std::to_string(count) + " sequences, " + shape.text());
+    }
+  }
+}
+
 TEST("a row's attention does not depend on what the cache holds behind its own position") {
   const Shape shape = {Half::kBFloat16, 2, 4, 128, 16, 0};
   World world(shape, {600}, 811);
@@ -167,7 +198,8 @@ TEST("a row's attention does not depend on what the cache holds behind its own p
 }
 
 TEST(
-    "the plan gives each tile of each pair to one worker, partials without gaps, and shares within a chunk") {
+    "the plan gives each tile of each pair to one worker, partials without gaps, and shares within a chunk, "
+    "or whole pairs and shares within the longest") {
   Random random(820);
   for (int round = 0; round < 300; ++round) {
     const uint32_t num_kv_heads = static_cast<uint32_t>(random.integer(1, 8));
@@ -186,13 +218,16 @@ TEST(
       sequences.push_back({rows, num_rows, static_cast<int32_t>(random.integer(0, longest)), i});
       rows += num_rows;
     }
-    plan.make(sequences, window);
+    const SplitWay way = way_of(round);
+    plan.make(sequences, window, way);
     const std::span<const SplitItem> items = plan.split_items();
     const std::span<const uint32_t> offsets = plan.split_offsets();
     EXPECT(offsets.size() == limits.num_workers + 1 && offsets.front() == 0 &&
            offsets.back() == items.size());
 
     int64_t total = 0;
+    int64_t total_chunks = 0;
+    int64_t longest_pair = 0;
     size_t at = 0;
     std::vector<int> partial_uses(plan.num_partials(), 0);
     for (const AttentionSequence& sequence : sequences) {
@@ -200,8 +235,10 @@ TEST(
       const int32_t low =
           window == 0 ? 0 : std::max<int32_t>(0, sequence.start_position - static_cast<int32_t>(window) + 1);
       const int32_t end = (sequence.start_position + sequence.num_rows - 1) / 64 + 1;
+      longest_pair = std::max<int64_t>(longest_pair, end - low / 64);
       for (uint32_t head = 0; head < num_kv_heads; ++head) {
         int32_t tile = low / 64;
+        total_chunks += (end - 1) / 4 - tile / 4 + 1;
         int32_t runs = 0;
         int32_t offset = 0;
         const size_t first = at;
@@ -225,12 +262,21 @@ TEST(
     EXPECT(at == items.size());
     EXPECT(std::ranges::all_of(partial_uses, [](int uses) { return uses == 1; }));
     const bool partials_sufficed = plan.num_partials() + 700 < attention_bounds(limits).partials;
+    EXPECT(way != SplitWay::kWhole || plan.num_partials() == 0);
+    // Of whole pairs, no worker has more than an even share and the longest pair; of cut ones no more than a
+    // chunk above the share, of which there are as many as workers or chunks.
+    const int64_t shares = std::clamp<int64_t>(total_chunks, 1, limits.num_workers);
+    const int64_t cut_limit = total / shares + 4;
+    const int64_t whole_limit = total / limits.num_workers + 1 + longest_pair;
+    const int64_t limit = way == SplitWay::kCut     ? cut_limit
+                          : way == SplitWay::kWhole ? whole_limit
+                                                    : std::max(cut_limit, whole_limit);
     for (uint32_t worker = 0; worker < limits.num_workers; ++worker) {
       EXPECT(offsets[worker] <= offsets[worker + 1]);
       int64_t tiles = 0;
       for (uint32_t i = offsets[worker]; i < offsets[worker + 1]; ++i)
         tiles += items[i].end_tile - items[i].first_tile;
-      EXPECT_NOTE(!partials_sufficed || tiles <= total / limits.num_workers + 4,
+      EXPECT_NOTE(!partials_sufficed || tiles <= limit,
                   "worker " + std::to_string(worker) + " has " + std::to_string(tiles) + " of " +
                       std::to_string(total) + " tiles");
     }

@@ -108,7 +108,8 @@ class World {
   std::vector<uint16_t> run(std::vector<AttentionSequence>& sequences) {
     return run(sequences, shape_.window);
   }
-  std::vector<uint16_t> run(std::vector<AttentionSequence>& sequences, uint32_t plan_window) {
+  std::vector<uint16_t> run(std::vector<AttentionSequence>& sequences, uint32_t plan_window,
+                            SplitWay way = SplitWay::kFastest) {
     constexpr size_t kPaddingRows = 3;
     int32_t rows = 0;
     for (AttentionSequence& sequence : sequences) {
@@ -129,7 +130,7 @@ class World {
         }
       }
     }
-    plan_.make(sequences, plan_window);
+    plan_.make(sequences, plan_window, way);
     send();
     const DeviceArray<uint16_t> device_q(q);
     const DeviceArray<AttentionSequence> device_sequences(sequences);
