@@ -132,7 +132,10 @@ class CudaDevice : public Device {
     capability_ = "sm_" + std::to_string(properties.major) + std::to_string(properties.minor);
     progress_ = options.progress;
   }
-  ~CudaDevice() override { cudaStreamSynchronize(stream_.get()); }
+  ~CudaDevice() override {
+    cudaSetDevice(static_cast<int>(options_.cuda.device_index));
+    cudaStreamSynchronize(stream_.get());
+  }
 
   std::string name() const override { return name_; }
   std::string fingerprint() const override {
@@ -142,6 +145,9 @@ class CudaDevice : public Device {
   Ops& ops() override { return ops_; }
   bool is_asynchronous() const override { return true; }
 
+  void enter_thread() override {
+    check(cudaSetDevice(static_cast<int>(options_.cuda.device_index)), "cudaSetDevice");
+  }
   void warm_up(Decoder& decoder) override;
   void open_slots(const Plan& plan, const SlotTable& slots) override;
   DeviceTimes times() const override { return clock_.times(); }
@@ -168,7 +174,6 @@ class CudaDevice : public Device {
 };
 
 void CudaDevice::warm_up(Decoder& decoder) {
-  check(cudaSetDevice(static_cast<int>(options_.cuda.device_index)), "cudaSetDevice");
   const std::vector<uint32_t> rungs = ops_.decode_rungs();
   uint32_t done = 0;
   for (const uint32_t rows : rungs) {

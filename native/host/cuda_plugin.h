@@ -14,7 +14,7 @@
 namespace kadenz {
 
 // Raised with every change of what crosses the border: Device, Ops, HostOptions, HostError.
-inline constexpr int kCudaPluginVersion = 1;
+inline constexpr int kCudaPluginVersion = 2;
 
 struct CudaProbe {
   uint32_t device_index = 0;

@@ -39,6 +39,8 @@ class Device {
   // the device gathers them.
   virtual bool is_asynchronous() const = 0;
 
+  // Makes this device the calling thread's own, where a thread has one: before anything else in each thread.
+  virtual void enter_thread() {}
   // Called once, with the decoder as made: captures graphs, makes buffers.
   virtual void warm_up(Decoder& decoder) { static_cast<void>(decoder); }
   // The plan's opens and table entries are in the slots. Called before the decoder's forward().

@@ -161,6 +161,7 @@ Executor::Begun Executor::begin(const wire::Instruction* instruction) {
   Begun begun;
   begun.step = instruction->step();
   try {
+    device_->enter_thread();
     carry_out(*instruction, before);
     begun.is_under_way = instruction->work_type() == wire::Work::StepPlan;
     if (begun.is_under_way) scratch_bytes_ = decoder_->scratch_bytes() + device_->scratch_bytes();
@@ -177,6 +178,7 @@ Executor::Begun Executor::begin(const wire::Instruction* instruction) {
 std::vector<uint8_t> Executor::finish(const Begun& begun) {
   if (!begun.is_under_way) return write_result(builder_, begun.step, begun.code, begun.message);
   try {
+    device_->enter_thread();
     if (device_->is_asynchronous()) device_->collect(samples_, scores_);
     return write_result(builder_, begun.step, samples_, scores_);
   } catch (const HostError& error) {

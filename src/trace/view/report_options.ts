@@ -1,8 +1,8 @@
 // How the report's charts look: options for the chart library, one function per chart. Runs in the browser: the function's text is put into the
 // page, so it uses nothing of this module but what stands within it, and what it is given.
 
-import type { Page } from './report_client.js';
 import type { ReportData } from './report_data.js';
+import type { Page } from './report_page.js';
 
 interface Point {
   x: number;
