@@ -202,9 +202,10 @@ void CudaDevice::start(const Plan& plan, const InputBatch& batch, const SlotTabl
     decoder.logits(first, count, ops_.logits());
     sampling_.run_chunk(ops_.logits().floats(), first, count);
   }
+  // Before sampling's event, which is what collect() waits for: then this one has happened too.
+  clock_.end(next_step_, stream_.get());
   const uint32_t ticket = sampling_.end();
   ops_.end_step();
-  clock_.end(next_step_, stream_.get());
   const std::lock_guard lock(started_mutex_);
   started_.push_back({ticket, next_step_++});
 }

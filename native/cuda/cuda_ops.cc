@@ -47,7 +47,7 @@ void CudaOps::copy_blocks(KvCache& cache, std::span<const BlockCopy> copies) {
 
 void CudaOps::embed(const WeightMatrix& table, Activations& output) {
   const DeviceMatrix& matrix = static_cast<const DeviceMatrix&>(table);
-  cuda::embed(dtype_, matrix.data(), token_ids_, run_rows_, matrix.inputs(), rows_of(output).floats(), stream_);
+  cuda::embed(dtype_, matrix.data(), prepared_.token_ids, run_rows_, matrix.inputs(), rows_of(output).floats(), stream_);
 }
 
 void CudaOps::rms_norm(const Activations& input, uint32_t rows, const Norm& norm, Activations& output) {

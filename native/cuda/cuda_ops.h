@@ -89,6 +89,7 @@ class CudaOps : public Ops {
   void certify_matmuls();
   void allocate_workspace();
   void allocate_attention();
+  void send_step(const DecoderBatch& batch, uint32_t run_rows);
   void plan_attention(const DecoderBatch& batch);
   AttentionWork attention_work() const;
   void map_workspace();
@@ -105,7 +106,6 @@ class CudaOps : public Ops {
   const CudaOptions options_;
   Progress progress_;  // empty once the weights are loaded
   const Half dtype_;
-  const DType storage_;
   cudaStream_t stream_;
   const int32_t* sampled_tokens_ = nullptr;
   uint32_t num_sms_ = 0;
@@ -129,8 +129,6 @@ class CudaOps : public Ops {
 
   // In the workspace
   uint32_t max_rows_ = 0;  // a multiple of every rung below it
-  int32_t* token_ids_ = nullptr;
-  int32_t* positions_ = nullptr;
   PreparedRows prepared_;
   void* queries_ = nullptr;    // Half [max_rows_][heads][head_dim_padded_]
   void* gate_up_ = nullptr;    // Half (float32 with a bias) [rows of one feed-forward chunk][2 * inner]

@@ -61,7 +61,6 @@ CudaOps::CudaOps(const HostOptions& options, Half dtype, cudaStream_t stream)
       options_(options.cuda),
       progress_(options.progress),
       dtype_(dtype),
-      storage_(options.dtype),
       stream_(stream),
       num_sms_(as_count(num_sms_of_current_device())),
       head_dim_padded_(padded_head_dim(options.config)),
@@ -155,6 +154,7 @@ std::unique_ptr<WeightVector> CudaOps::pack_vector(std::span<const TensorView> p
 void CudaOps::finish_packing() {
   loader_->finish();
   loader_.reset();
+  if (progress_) progress_("weights", weight_bytes_bound(), weight_bytes_bound());
   progress_ = {};
 }
 
@@ -181,9 +181,10 @@ void CudaOps::allocate_workspace() {
   const uint64_t vocabulary = padded_vocabulary(config_);
   const uint64_t rows = std::max(limits_.max_num_batched_tokens, limits_.max_num_seqs);
   max_rows_ = Matmul::padded_rows(static_cast<uint32_t>(rows));
-  token_ids_ = scratch<int32_t>(max_rows_);
-  positions_ = scratch<int32_t>(max_rows_);
-  prepared_ = {token_ids_, positions_, scratch<int64_t>(max_rows_), scratch<uint8_t>(max_rows_)};
+  prepared_.token_ids = scratch<int32_t>(max_rows_);
+  prepared_.positions = scratch<int32_t>(max_rows_);
+  prepared_.kv_slots = scratch<int64_t>(max_rows_);
+  prepared_.poisoned = scratch<uint8_t>(max_rows_);
   queries_ = scratch<uint16_t>(max_rows_ * heads * head_dim_padded_);
   const uint64_t chunk = std::min(max_rows_, kFeedForwardRows);
   gate_up_ = scratch<std::byte>(chunk * 2 * inner * (config_.mlp_bias ? sizeof(float) : sizeof(uint16_t)));

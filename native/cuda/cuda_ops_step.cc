@@ -9,17 +9,6 @@
 #include "model/exact_math.h"
 
 namespace kadenz::cuda {
-namespace {
-
-bool is_decode(const DecoderBatch& batch) {
-  if (batch.output_rows.size() != batch.token_ids.size()) return false;
-  for (const SequenceSpan& span : batch.sequences) {
-    if (span.num_rows != 1) return false;
-  }
-  return true;
-}
-
-}  // namespace
 
 // cos and sin of every position and pair, made on the host as the CPU makes them.
 void CudaOps::use_rotary(const RotaryFrequencies& rotary) {
@@ -56,10 +45,10 @@ AttentionWork CudaOps::attention_work() const {
   return work;
 }
 
-uint32_t CudaOps::begin_step(const DecoderBatch& batch, const AttentionShape&) {
+// The batch's integers go to the device, and each row's token, position and KV slot are made of them.
+void CudaOps::send_step(const DecoderBatch& batch, uint32_t run_rows) {
   batch_ = batch;
-  const uint32_t rows = static_cast<uint32_t>(batch.token_ids.size());
-  run_rows_ = is_decode(batch) ? Matmul::padded_rows(rows) : rows;
+  run_rows_ = run_rows;
   plan_attention(batch);
   inputs_->send(batch, run_rows_, attention_work());
   update_tables(inputs_->table_updates(), static_cast<uint32_t>(batch.table_updates.size()), tables_.data(),
@@ -72,6 +61,11 @@ uint32_t CudaOps::begin_step(const DecoderBatch& batch, const AttentionShape&) {
   args.table_stride = table_stride_;
   args.block_size = limits_.block_size;
   prepare_rows(args, prepared_, stream_);
+}
+
+uint32_t CudaOps::begin_step(const DecoderBatch& batch, const AttentionShape&) {
+  const uint32_t rows = static_cast<uint32_t>(batch.token_ids.size());
+  send_step(batch, decodes(batch) ? Matmul::padded_rows(rows) : rows);
   return run_rows_;
 }
 
@@ -87,18 +81,7 @@ void CudaOps::record(const StepShape& shape, const std::function<void()>& operat
   // With more query heads to a key-value head than one tile holds, attention's launches follow the batch.
   const int64_t group = config_.num_attention_heads / config_.num_key_value_heads;
   if (!options_.graphs || group > kAttentionSplitRows) return;
-  batch_ = {};
-  run_rows_ = shape.rows;
-  plan_attention(batch_);
-  inputs_->send(batch_, run_rows_, attention_work());
-  PrepareArgs args;
-  args.input = inputs_->rows();
-  args.rows = run_rows_;
-  args.sampled_tokens = sampled_tokens_;
-  args.tables = tables_.data();
-  args.table_stride = table_stride_;
-  args.block_size = limits_.block_size;
-  prepare_rows(args, prepared_, stream_);
+  send_step({}, shape.rows);
   matmul_->set_timing(true);
   operations();
   matmul_->set_timing(false);

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "cuda/check.h"
+#include "cuda/out_of_memory.h"
 
 namespace kadenz::cuda {
 
@@ -21,7 +22,13 @@ class Buffer {
     if (count == 0) return;
     void* data = nullptr;
     if constexpr (kind == BufferKind::kDevice) {
-      check(cudaMalloc(&data, bytes()), "cudaMalloc");
+      const cudaError_t error = cudaMalloc(&data, bytes());
+      if (error == cudaErrorMemoryAllocation) {
+        cudaGetLastError();  // taken note of: the next launch must not report it as its own
+        throw out_of_memory(bytes(), "the host's tables",
+                            "End what else runs on this GPU, or lower --max-num-seqs.");
+      }
+      check(error, "cudaMalloc");
     } else {
       check(cudaHostAlloc(&data, bytes(), cudaHostAllocDefault), "cudaHostAlloc");
     }

@@ -4,8 +4,8 @@
 
 #include <algorithm>
 
-#include "cuda/bytes_text.h"
 #include "cuda/check.h"
+#include "cuda/out_of_memory.h"
 #include "model/error.h"
 
 namespace kadenz::cuda {
@@ -28,11 +28,7 @@ std::byte* DeviceArena::allocate_bytes(uint64_t bytes) {
   const uint64_t end_bytes = checked_add(used_bytes_, padded_bytes, "a size in device memory");
   const uint64_t limit_bytes = mapped() ? mapped_bytes() : capacity_bytes();
   if (end_bytes > limit_bytes) {
-    const DeviceMemory memory = device_memory();
-    throw HostError("out_of_memory", "Not enough device memory for " + range_.purpose() + ": " +
-                                         bytes_text(end_bytes) + " asked for, " +
-                                         bytes_text(memory.free_bytes) + " of " +
-                                         bytes_text(memory.total_bytes) + " free. " + remedy_);
+    throw out_of_memory(end_bytes, range_.purpose(), remedy_);
   }
   std::byte* address = base() + used_bytes_;
   used_bytes_ = end_bytes;

@@ -5,9 +5,9 @@
 #include <cuda_runtime_api.h>
 
 #include <cstdint>
-#include <string>
 
-#include "model/error.h"
+#include "cuda/check.h"
+#include "cuda/out_of_memory.h"
 
 namespace kadenz::cuda {
 
@@ -20,16 +20,8 @@ class ScratchMemory {
     data_ = nullptr;
     cudaGetLastError();  // taken note of: the next launch must not report it as its own
     if (optional && error == cudaErrorMemoryAllocation) return;
-    if (error != cudaErrorMemoryAllocation) {
-      throw HostError("device_error", std::string("cudaMalloc failed: ") + cudaGetErrorString(error) + ".");
-    }
-    size_t free_bytes = 0;
-    size_t total_bytes = 0;
-    cudaMemGetInfo(&free_bytes, &total_bytes);
-    throw HostError("out_of_memory", "The self-test of the matmuls asked the GPU for " +
-                                         std::to_string(bytes >> 20) + " MiB and " +
-                                         std::to_string(free_bytes >> 20) +
-                                         " MiB are free. End what else runs on this GPU.");
+    if (error != cudaErrorMemoryAllocation) check(error, "cudaMalloc");
+    throw out_of_memory(bytes, "the self-test of the matmuls", "End what else runs on this GPU.");
   }
   ~ScratchMemory() { cudaFree(data_); }
   ScratchMemory(const ScratchMemory&) = delete;

@@ -42,4 +42,14 @@ struct DecoderBatch {
   std::span<const TableUpdate> table_updates = {};  // since the batch before; equal entries say the same
 };
 
+// A decode step: one row a sequence, and every row's final hidden state is kept, in order.
+inline bool decodes(const DecoderBatch& batch) {
+  const size_t rows = batch.token_ids.size();
+  if (batch.sequences.size() != rows || batch.output_rows.size() != rows) return false;
+  for (size_t i = 0; i < rows; ++i) {
+    if (batch.output_rows[i] != i || batch.sequences[i].num_rows != 1) return false;
+  }
+  return true;
+}
+
 }  // namespace kadenz

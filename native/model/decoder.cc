@@ -56,16 +56,6 @@ void check_cache_shape(const CacheShape& cache) {
     throw HostError("invalid_cache_shape", "The KV cache has 0 blocks; it needs at least 1.");
 }
 
-// One row a sequence, and every row is kept, in order.
-bool decodes(const DecoderBatch& batch) {
-  if (batch.sequences.size() != batch.token_ids.size() || batch.output_rows.size() != batch.token_ids.size())
-    return false;
-  for (size_t i = 0; i < batch.output_rows.size(); ++i) {
-    if (batch.output_rows[i] != i || batch.sequences[i].num_rows != 1) return false;
-  }
-  return true;
-}
-
 WeightPrecision precision_of(DType storage) {
   switch (storage) {
     case DType::kFloat16: return WeightPrecision::kFloat16;

@@ -104,7 +104,7 @@ struct Norm {
 // are equal calls of equal operations, so a device may record one and play it again.
 struct StepShape {
   uint32_t rows;
-  bool decodes;  // one row a sequence, and every row's final hidden state is kept, in order
+  bool decodes;  // a decode step (batch.h)
 };
 
 class Ops {
