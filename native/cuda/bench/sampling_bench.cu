@@ -73,15 +73,16 @@ struct Bench {
 
   void call(const SampleParams& kind, uint32_t rows, uint32_t number) {
     const uint32_t first = number * rows % (kRows - rows + 1);
-    const SamplingTarget target = {logits.data() + uint64_t{first} * kVocab,
-                                   0,
-                                   kVocab,
-                                   nullptr,
-                                   70,
-                                   outcomes.data(),
-                                   tokens.data(),
-                                   top_ids.data(),
-                                   top_logprobs.data()};
+    const SamplingTarget target = {.logits = logits.data() + uint64_t{first} * kVocab,
+                                   .logits_stride = kVocab,
+                                   .first_output = 0,
+                                   .vocab_size = kVocab,
+                                   .poisoned = nullptr,
+                                   .code_of_failure = 70,
+                                   .outcomes = outcomes.data(),
+                                   .sampled_tokens = tokens.data(),
+                                   .top_token_ids = top_ids.data(),
+                                   .top_logprobs = top_logprobs.data()};
     if (is_plain(kind)) return sample_plain(target, items.data(), rows, tiles.data(), stream);
     for (uint32_t begin = 0; begin < rows; begin += 132) {
       sample_general(target, items.data() + begin, std::min(132U, rows - begin), tiles.data(), scratch.data(),
