@@ -51,3 +51,16 @@ foreach(program ${KADENZ_CUDA_PROGRAMS})
   target_include_directories(${program} PRIVATE ${CMAKE_CURRENT_LIST_DIR}/../test ${CMAKE_CURRENT_LIST_DIR}/test)
   target_link_libraries(${program} PRIVATE kadenz_cuda_host)
 endforeach()
+
+# Says when each kernel ran, also inside graphs (bench/gpu/kernel_times.mjs). Needs CUPTI, of the CUDA toolkit.
+find_path(KADENZ_CUPTI_INCLUDE cupti.h HINTS ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES}
+  ${CUDAToolkit_ROOT}/extras/CUPTI/include /usr/local/cuda/extras/CUPTI/include NO_CACHE)
+find_library(KADENZ_CUPTI_LIBRARY cupti HINTS ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES}/../lib
+  /usr/local/cuda/lib64 /usr/local/cuda/extras/CUPTI/lib64 NO_CACHE)
+if(KADENZ_CUPTI_INCLUDE AND KADENZ_CUPTI_LIBRARY)
+  add_library(kernel_times SHARED EXCLUDE_FROM_ALL ${CMAKE_CURRENT_LIST_DIR}/bench/kernel_times.cc)
+  target_include_directories(kernel_times SYSTEM PRIVATE
+    ${KADENZ_CUPTI_INCLUDE} ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})
+  target_link_libraries(kernel_times PRIVATE ${KADENZ_CUPTI_LIBRARY})
+  set_target_properties(kernel_times PROPERTIES LIBRARY_OUTPUT_DIRECTORY ${CMAKE_CURRENT_BINARY_DIR}/cuda)
+endif()

@@ -1,7 +1,8 @@
 // The kernel behind gemm(). A block makes kConsumers * kParts * 64 rows of kColumns outputs of one slice. Two
 // warps copy tiles of 64 inputs into a ring of stages, one of X and one of W; each consumer warpgroup
 // multiplies its rows of them. Blocks of a cluster that share rows or columns copy a part each and send it to
-// one another.
+// one another. Where there are more tiles than the GPU takes at once, a cluster goes from tile to tile: the
+// ring goes on filling while the sums of the last tile are stored.
 //
 // Weights are copied before the wait for the kernel in front: no kernel of a step writes them. The last turn
 // of the ring is not handed back: nobody waits for it, and so no block is signalled after it has ended.
@@ -28,28 +29,43 @@ struct Problem {
   uint32_t stages;
   uint32_t early_steps;  // copied before the next kernel may start
   uint32_t cluster_rows, cluster_columns;
-  uint32_t row_clusters;    // clusters along the rows
+  uint32_t row_clusters;    // tiles of a cluster along the rows
+  uint32_t slice_clusters;  // of one slice
+  uint32_t clusters;        // of all slices
   uint32_t input_box_rows;  // what one block copies of the tile of X that its cluster shares
   uint32_t input_boxes;
   uint32_t weight_box_rows;  // and of W's; gated: pairs of a row of gate and a row of up
   bool half_output;
 };
 
-// Where a block stands.
+// Where a block stands in its cluster, and which tiles are its cluster's: each `stride`th from the first on.
 struct Place {
-  uint32_t rank, row_rank, column_rank;  // in its cluster
-  uint32_t row_tile, column_tile;
+  uint32_t rank, row_rank, column_rank;
+  uint32_t first, stride;
 
   __device__ explicit Place(const Problem& problem) {
     const uint32_t size = problem.cluster_rows * problem.cluster_columns;
-    const uint32_t cluster = blockIdx.x / size;
-    rank = blockIdx.x - cluster * size;
+    first = blockIdx.x / size;
+    stride = gridDim.x / size;
+    rank = blockIdx.x - first * size;
     column_rank = rank / problem.cluster_rows;
     row_rank = rank - column_rank * problem.cluster_rows;
-    const uint32_t cluster_column = cluster / problem.row_clusters;
-    const uint32_t cluster_row = cluster - cluster_column * problem.row_clusters;
-    row_tile = cluster_row * problem.cluster_rows + row_rank;
-    column_tile = cluster_column * problem.cluster_columns + column_rank;
+  }
+  __device__ uint32_t tiles(const Problem& problem) const {
+    return (problem.clusters - first + stride - 1) / stride;
+  }
+};
+
+struct Tile {
+  uint32_t slice, row, column;  // row and column in tiles
+
+  __device__ Tile(const Problem& problem, const Place& place, uint32_t cluster) {
+    slice = cluster / problem.slice_clusters;
+    const uint32_t in_slice = cluster - slice * problem.slice_clusters;
+    const uint32_t cluster_column = in_slice / problem.row_clusters;
+    const uint32_t cluster_row = in_slice - cluster_column * problem.row_clusters;
+    row = cluster_row * problem.cluster_rows + place.row_rank;
+    column = cluster_column * problem.cluster_columns + place.column_rank;
   }
 };
 
@@ -91,21 +107,24 @@ __device__ __forceinline__ void produce_weights(const Problem& problem, const Pl
   const uint16_t mask =
       shared_by == 1 ? 0 : static_cast<uint16_t>(((1U << shared_by) - 1) << (place.column_rank * shared_by));
   const uint32_t first_row = place.row_rank * problem.weight_box_rows;
-  const uint32_t row = place.column_tile * (kGated ? kColumns / 2 : kColumns) + first_row;
   const uint32_t offset = first_row * (kGated ? 2 : 1) * kStepBytes;
-  uint32_t input = blockIdx.y * problem.steps * kStepInputs;
   FreeStage free;
-  for (uint32_t step = 0; step < problem.steps; ++step) {
-    free.wait(ring);
-    const uint32_t barrier = ring.full(free.stage);
-    expect_bytes(barrier, kColumns * kStepBytes);
-    if constexpr (kGated) {
-      copy_tile(ring.weight(free.stage) + offset, map, barrier, mask, input, 0, row);
-    } else {
-      copy_tile(ring.weight(free.stage) + offset, map, barrier, mask, input, row);
+  for (uint32_t cluster = place.first; cluster < problem.clusters; cluster += place.stride) {
+    const Tile tile(problem, place, cluster);
+    const uint32_t row = tile.column * (kGated ? kColumns / 2 : kColumns) + first_row;
+    uint32_t input = tile.slice * problem.steps * kStepInputs;
+    for (uint32_t step = 0; step < problem.steps; ++step) {
+      free.wait(ring);
+      const uint32_t barrier = ring.full(free.stage);
+      expect_bytes(barrier, kColumns * kStepBytes);
+      if constexpr (kGated) {
+        copy_tile(ring.weight(free.stage) + offset, map, barrier, mask, input, 0, row);
+      } else {
+        copy_tile(ring.weight(free.stage) + offset, map, barrier, mask, input, row);
+      }
+      input += kStepInputs;
+      free.advance(problem.stages);
     }
-    input += kStepInputs;
-    free.advance(problem.stages);
   }
 }
 
@@ -121,22 +140,26 @@ __device__ __forceinline__ void produce_input(const Problem& problem, const Plac
   }
   const bool copies = place.column_rank < problem.input_boxes;
   const uint32_t first_row = place.column_rank * problem.input_box_rows;
-  const uint32_t row = place.row_tile * kTileRows + first_row;
   const uint32_t bytes = problem.input_boxes * problem.input_box_rows * kStepBytes;
-  uint32_t input = blockIdx.y * problem.steps * kStepInputs;
   FreeStage free;
   wait_for_previous_kernel();
-  for (uint32_t step = 0; step < problem.steps; ++step) {
-    free.wait(ring);
-    const uint32_t barrier = ring.full(free.stage);
-    expect_bytes(barrier, bytes);
-    if (copies) {
-      copy_tile(ring.input(free.stage) + first_row * kStepBytes, map, barrier, static_cast<uint16_t>(mask),
-                input, row);
+  for (uint32_t cluster = place.first; cluster < problem.clusters; cluster += place.stride) {
+    const Tile tile(problem, place, cluster);
+    const bool is_last = cluster + place.stride >= problem.clusters;
+    const uint32_t row = tile.row * kTileRows + first_row;
+    uint32_t input = tile.slice * problem.steps * kStepInputs;
+    for (uint32_t step = 0; step < problem.steps; ++step) {
+      free.wait(ring);
+      const uint32_t barrier = ring.full(free.stage);
+      expect_bytes(barrier, bytes);
+      if (copies) {
+        copy_tile(ring.input(free.stage) + first_row * kStepBytes, map, barrier, static_cast<uint16_t>(mask),
+                  input, row);
+      }
+      if (is_last && step + 1 == problem.early_steps) let_next_kernel_start();
+      input += kStepInputs;
+      free.advance(problem.stages);
     }
-    if (step + 1 == problem.early_steps) let_next_kernel_start();
-    input += kStepInputs;
-    free.advance(problem.stages);
   }
 }
 
@@ -170,12 +193,12 @@ __device__ __forceinline__ float gated_rounded(float gate, float up) {
 
 // Columns alternate between gate and up, so that a thread holds the two of an output.
 template <class T, int kColumns>
-__device__ __forceinline__ void store_gated(const Problem& problem, const Place& place,
+__device__ __forceinline__ void store_gated(const Problem& problem, const Tile& tile,
                                             const float (&sums)[kColumns / 2], uint32_t row, int half,
                                             uint32_t quad_place) {
   constexpr int kGroups = kColumns / 8;
   const uint32_t inner = problem.outputs / 2;
-  const uint32_t first = place.column_tile * (kColumns / 2);
+  const uint32_t first = tile.column * (kColumns / 2);
   T* output = static_cast<T*>(problem.output) + static_cast<uint64_t>(row) * inner;
   const auto value = [&](int group) {
     return gated_rounded<T>(sums[4 * group + 2 * half], sums[4 * group + 2 * half + 1]);
@@ -198,14 +221,14 @@ __device__ __forceinline__ void store_gated(const Problem& problem, const Place&
 }
 
 template <class T, int kColumns>
-__device__ __forceinline__ void store_sums(const Problem& problem, const Place& place,
+__device__ __forceinline__ void store_sums(const Problem& problem, const Tile& tile,
                                            const float (&sums)[kColumns / 2], uint32_t row, int half,
                                            uint32_t quad_place) {
   if (row >= problem.rows) return;
   const uint64_t offset = static_cast<uint64_t>(row) * problem.outputs;
-  const uint32_t first = place.column_tile * kColumns + 2 * quad_place;
+  const uint32_t first = tile.column * kColumns + 2 * quad_place;
   T* rounded = static_cast<T*>(problem.output) + offset;
-  float* exact = static_cast<float*>(problem.output) + blockIdx.y * problem.slice_stride + offset;
+  float* exact = static_cast<float*>(problem.output) + tile.slice * problem.slice_stride + offset;
 #pragma unroll
   for (int group = 0; group < kColumns / 8; ++group) {
     const uint32_t column = first + 8 * group;
@@ -239,44 +262,53 @@ __device__ __forceinline__ void consume(const Problem& problem, const Place& pla
   const uint64_t weight = describe_tile(ring.weight(0));
   uint32_t stage = 0;
   uint32_t parity = 0;
-  uint32_t released = 0;
-  for (uint32_t step = 0; step < problem.steps; ++step) {
-    const uint64_t offset = stage * (ring.kStageBytes >> 4);
-    wait_for(ring.full(stage), parity);
-    begin_matrix();
+  uint32_t released = 0;  // the next stage to hand back
+  const uint32_t all_steps = place.tiles(problem) * problem.steps;
+  uint32_t to_release = all_steps > problem.stages ? all_steps - problem.stages : 0;
+  const auto release = [&] {
+    if (to_release == 0) return;
+    --to_release;
+    if (releases) arrive_in_cluster(remote_empty + released * 16);
+    if (++released == problem.stages) released = 0;
+  };
+  for (uint32_t cluster = place.first; cluster < problem.clusters; cluster += place.stride) {
+    for (uint32_t step = 0; step < problem.steps; ++step) {
+      const uint64_t offset = stage * (ring.kStageBytes >> 4);
+      wait_for(ring.full(stage), parity);
+      begin_matrix();
 #pragma unroll
-    for (int k = 0; k < 4; ++k) {  // 16 inputs: 32 bytes, 2 in a description
+      for (int k = 0; k < 4; ++k) {  // 16 inputs: 32 bytes, 2 in a description
 #pragma unroll
-      for (int part = 0; part < kParts; ++part) {
-        multiply<T, kColumns>(sums[part], input + offset + (part * (64 * kStepBytes >> 4) + 2 * k),
-                              weight + offset + 2 * k, k > 0 || step > 0 ? 1 : 0);
+        for (int part = 0; part < kParts; ++part) {
+          multiply<T, kColumns>(sums[part], input + offset + (part * (64 * kStepBytes >> 4) + 2 * k),
+                                weight + offset + 2 * k, k > 0 || step > 0 ? 1 : 0);
+        }
+      }
+      commit_matrix();
+      wait_for_matrix<kPending>();
+      if (step >= kPending) release();
+      if (++stage == problem.stages) {
+        stage = 0;
+        parity ^= 1;
       }
     }
-    commit_matrix();
-    wait_for_matrix<kPending>();
-    if (step >= kPending && step - kPending + problem.stages < problem.steps) {
-      if (releases) arrive_in_cluster(remote_empty + released * 16);
-      if (++released == problem.stages) released = 0;
-    }
-    if (++stage == problem.stages) {
-      stage = 0;
-      parity ^= 1;
-    }
-  }
-  wait_for_matrix<0>();
+    wait_for_matrix<0>();
 #pragma unroll
-  for (int part = 0; part < kParts; ++part) settle_sums(sums[part]);
-  wait_for_previous_kernel();  // long over: X came after it
-  const uint32_t first_row = place.row_tile * (kConsumers * kParts * 64) + group * (kParts * 64);
+    for (int part = 0; part < kParts; ++part) settle_sums(sums[part]);
+    for (uint32_t i = 0; i < min(kPending, problem.steps); ++i) release();
+    wait_for_previous_kernel();  // long over: X came after it
+    const Tile tile(problem, place, cluster);
+    const uint32_t first_row = tile.row * (kConsumers * kParts * 64) + group * (kParts * 64);
 #pragma unroll
-  for (int part = 0; part < kParts; ++part) {
+    for (int part = 0; part < kParts; ++part) {
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const uint32_t row = first_row + part * 64 + (warp % 4) * 16 + half * 8 + lane / 4;
-      if constexpr (kGated) {
-        store_gated<T, kColumns>(problem, place, sums[part], row, half, lane % 4);
-      } else {
-        store_sums<T, kColumns>(problem, place, sums[part], row, half, lane % 4);
+      for (int half = 0; half < 2; ++half) {
+        const uint32_t row = first_row + part * 64 + (warp % 4) * 16 + half * 8 + lane / 4;
+        if constexpr (kGated) {
+          store_gated<T, kColumns>(problem, tile, sums[part], row, half, lane % 4);
+        } else {
+          store_sums<T, kColumns>(problem, tile, sums[part], row, half, lane % 4);
+        }
       }
     }
   }

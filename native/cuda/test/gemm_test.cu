@@ -188,6 +188,22 @@ TEST("our matmul has cuBLASLt's bits for shapes of real models, whatever the num
   }
 }
 
+TEST("our matmul has cuBLASLt's bits where a block takes one tile after the other") {
+  prepare_gemm();
+  for (const GemmArgs& args :
+       {shape(Half::kBFloat16, 1100, 12008, 448), shape(Half::kBFloat16, 1100, 24000, 512, 1, true, true),
+        shape(Half::kFloat16, 500, 6000, 1280, 4), shape(Half::kBFloat16, 1100, 24000, 64, 1, true, true)}) {
+    const World world(args, 71);
+    uint32_t tiles = 0;
+    for_each_tile(world.args, [&](const GemmTile& tile) {
+      if (tile.rows < 128 || tile.columns < 112 || tile.stages * (tile.rows + tile.columns) < 908) return;
+      world.expect_equal(&tile);
+      ++tiles;
+    });
+    EXPECT_NOTE(tiles >= 15, std::to_string(tiles));
+  }
+}
+
 TEST("our matmul is near its twin in double") {
   prepare_gemm();
   const World world(shape(Half::kBFloat16, 33, 72, 1536), 31);
