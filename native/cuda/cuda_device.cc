@@ -149,7 +149,7 @@ class CudaDevice : public Device {
     check(cudaSetDevice(static_cast<int>(options_.cuda.device_index)), "cudaSetDevice");
   }
   void warm_up(Decoder& decoder) override;
-  void open_slots(const Plan& plan, const SlotTable& slots) override;
+  void begin_step(const Plan& plan, const InputBatch& batch, const SlotTable& slots) override;
   DeviceTimes times() const override { return clock_.times(); }
   void start(const Plan& plan, const InputBatch& batch, const SlotTable& slots, Decoder& decoder) override;
   void collect(Outcomes& samples, Outcomes& scores) override;
@@ -184,18 +184,19 @@ void CudaDevice::warm_up(Decoder& decoder) {
   progress_ = {};
 }
 
-void CudaDevice::open_slots(const Plan& plan, const SlotTable& slots) {
+void CudaDevice::begin_step(const Plan& plan, const InputBatch& batch, const SlotTable& slots) {
   bool follows = false;
   {
     const std::lock_guard lock(started_mutex_);
     follows = !started_.empty();
   }
   clock_.begin(next_step_, follows, stream_.get());
+  ops_.upload().clear();
   sampling_.open_slots(plan, slots);
+  sampling_.begin(plan, batch, slots, ops_.upload());
 }
 
-void CudaDevice::start(const Plan& plan, const InputBatch& batch, const SlotTable& slots, Decoder& decoder) {
-  sampling_.begin(plan, batch, slots);
+void CudaDevice::start(const Plan&, const InputBatch& batch, const SlotTable&, Decoder& decoder) {
   const uint32_t outputs = static_cast<uint32_t>(batch.num_outputs());
   for (uint32_t first = 0; first < outputs; first += CudaOps::kLogitsRows) {
     const uint32_t count = std::min(CudaOps::kLogitsRows, outputs - first);

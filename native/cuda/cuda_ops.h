@@ -24,6 +24,7 @@
 #include "cuda/host_backup.h"
 #include "cuda/matmul.h"
 #include "cuda/step_inputs.h"
+#include "cuda/step_upload.h"
 #include "cuda/weight_loader.h"
 #include "host/options.h"
 #include "model/ops.h"
@@ -74,6 +75,8 @@ class CudaOps : public Ops {
 
   // Where a step's rows find the samples of the step before: on the device, by sample. Before the first step.
   void gather_from(const int32_t* sampled_tokens) { sampled_tokens_ = sampled_tokens; }
+  // What the next begin_step() sends along with the batch's own.
+  StepUpload& upload() { return upload_; }
   void end_step() { inputs_->end_step(); }
   // [kLogitsRows][columns]: the vocabulary's, then padding
   DeviceRows& logits() { return *logits_; }
@@ -107,6 +110,7 @@ class CudaOps : public Ops {
   Progress progress_;  // empty once the weights are loaded
   const Half dtype_;
   cudaStream_t stream_;
+  StepUpload upload_;
   const int32_t* sampled_tokens_ = nullptr;
   uint32_t num_sms_ = 0;
   uint32_t head_dim_padded_ = 0;

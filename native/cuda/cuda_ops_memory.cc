@@ -7,6 +7,7 @@
 #include "cuda/certificate.h"
 #include "cuda/cuda_ops.h"
 #include "cuda/kernels/attention.h"
+#include "cuda/kernels/upload.h"
 #include "model/checked_math.h"
 #include "model/error.h"
 #include "model/exact_math.h"
@@ -62,6 +63,7 @@ CudaOps::CudaOps(const HostOptions& options, Half dtype, cudaStream_t stream)
       progress_(options.progress),
       dtype_(dtype),
       stream_(stream),
+      upload_(stream),
       num_sms_(as_count(num_sms_of_current_device())),
       head_dim_padded_(padded_head_dim(options.config)),
       table_stride_((limits_.max_model_len + limits_.block_size - 1) / limits_.block_size),
@@ -241,11 +243,12 @@ std::unique_ptr<Activations> CudaOps::allocate_activations(uint32_t rows, uint32
                                       use, bytes);
 }
 
-// All zeros at first, so that padding rows hold numbers.
+// All zeros whenever it comes, so that padding rows hold numbers: also in activations that nobody has written
+// yet, and in those that will be allocated of what is mapped.
 void CudaOps::map_workspace() {
   if (workspace_.mapped()) return;
   workspace_.map();
-  check(cudaMemsetAsync(workspace_.base(), 0, workspace_.used_bytes(), stream_), "cudaMemsetAsync");
+  fill_with_zeros(workspace_.base(), workspace_.mapped_bytes(), stream_);
 }
 
 uint64_t CudaOps::scratch_bytes() const {

@@ -45,12 +45,14 @@ AttentionWork CudaOps::attention_work() const {
   return work;
 }
 
-// The batch's integers go to the device, and each row's token, position and KV slot are made of them.
+// The batch's integers go to the device, with whatever else was added to the upload, and each row's token,
+// position and KV slot are made of them.
 void CudaOps::send_step(const DecoderBatch& batch, uint32_t run_rows) {
   batch_ = batch;
   run_rows_ = run_rows;
   plan_attention(batch);
-  inputs_->send(batch, run_rows_, attention_work());
+  inputs_->write(batch, run_rows_, attention_work(), upload_);
+  upload_.send();
   update_tables(inputs_->table_updates(), static_cast<uint32_t>(batch.table_updates.size()), tables_.data(),
                 table_stride_, stream_);
   PrepareArgs args;

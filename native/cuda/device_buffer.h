@@ -5,6 +5,7 @@
 #include <cuda_runtime_api.h>
 
 #include <cstdint>
+#include <cstring>
 #include <utility>
 
 #include "cuda/check.h"
@@ -63,5 +64,13 @@ template <class Element>
 using DeviceBuffer = Buffer<Element, BufferKind::kDevice>;
 template <class Element>
 using PinnedBuffer = Buffer<Element, BufferKind::kPinned>;
+
+// For buffers that are read up to a rounded size, or where not all of them was written.
+template <class Element>
+PinnedBuffer<Element> zeroed_pinned(uint64_t count) {
+  PinnedBuffer<Element> buffer(count);
+  if (count > 0) std::memset(buffer.data(), 0, buffer.bytes());
+  return buffer;
+}
 
 }  // namespace kadenz::cuda

@@ -39,12 +39,18 @@ void check_logprobs(const char* name, int32_t asked) {
                                      std::to_string(kMostTopEntriesOfAnItem) + " tokens.");
 }
 
-// At least `count` elements; what it held is lost when it grows.
+// At least `count` elements; what it held is lost when it grows. Page-locked memory begins as zeros: a list that
+// ends early leaves a part of its room unwritten, which is read nevertheless.
 template <class Element, BufferKind kind>
 void reserve(Buffer<Element, kind>& buffer, uint64_t count) {
   if (buffer.count() >= count) return;
   buffer = Buffer<Element, kind>();
-  buffer = Buffer<Element, kind>(std::max(count, uint64_t{256}) * 3 / 2);
+  const uint64_t room = std::max(count, uint64_t{256}) * 3 / 2;
+  if constexpr (kind == BufferKind::kPinned) {
+    buffer = zeroed_pinned<Element>(room);
+  } else {
+    buffer = Buffer<Element, kind>(room);
+  }
 }
 
 // Biases with each id once: those of one id are added up in their order.
@@ -78,7 +84,6 @@ SamplingStep::SamplingStep(uint32_t vocab_size, uint32_t max_num_seqs, uint32_t 
   tiles_ =
       DeviceBuffer<SamplingTile>(uint64_t{std::min(max_items_, kPlainItems)} * sampling_tiles(vocab_size));
   sampled_tokens_ = DeviceBuffer<int32_t>(max_num_seqs);
-  reserve_results(uint64_t{max_items_} * sizeof(SampleOutcome));
   for (Ticket& ticket : tickets_) {
     ticket.items = PinnedBuffer<SampleParams>(max_items_);
     reserve(ticket.results, uint64_t{max_items_} * sizeof(SampleOutcome));
@@ -93,22 +98,13 @@ SamplingStep::~SamplingStep() {
 }
 
 uint64_t SamplingStep::device_bytes() const {
-  uint64_t bytes = items_.bytes() + tiles_.bytes() + scratch_.bytes() + opening_.bytes() + results_.bytes() +
-                   sampled_tokens_.bytes();
+  uint64_t bytes = items_.bytes() + tiles_.bytes() + scratch_.bytes() + sampled_tokens_.bytes();
   for (const OpenSlot& slot : slots_) bytes += slot.counts.bytes() + slot.list.bytes();
   return bytes;
 }
 
-// Set once, since a list that ends early leaves a part of its room unwritten, which is copied nevertheless.
-void SamplingStep::reserve_results(uint64_t bytes) {
-  const uint64_t before = results_.bytes();
-  reserve(results_, bytes);
-  if (results_.bytes() == before) return;
-  check(cudaMemsetAsync(results_.data(), 0, results_.bytes(), stream_), "cudaMemsetAsync");
-}
-
-// The ticket's buffers are this step's from here on. A copy out of them may still be under way when the step
-// before was given up half-way.
+// The ticket's buffers are this step's from here on. Kernels may still read and write them when the step before
+// was given up half-way.
 void SamplingStep::enter(Phase phase) {
   if (next_ - collected_ >= kStepsInFlight) {
     throw std::logic_error("Step " + std::to_string(collected_) + " must be collected before step " +
@@ -203,13 +199,10 @@ void SamplingStep::open_slots(const Plan& plan, const SlotTable& slots) {
   const size_t bytes = opening_bytes + words.size() * sizeof(uint32_t);
   Ticket& ticket = next_ticket();
   reserve(ticket.opening, bytes);
-  reserve(opening_, bytes);
   std::memcpy(ticket.opening.data(), openings.data(), opening_bytes);
   if (!words.empty()) std::memcpy(ticket.opening.data() + opening_bytes, words.data(), bytes - opening_bytes);
-  check(cudaMemcpyAsync(opening_.data(), ticket.opening.data(), bytes, cudaMemcpyHostToDevice, stream_),
-        "cudaMemcpyAsync");
-  open_sampling_slots(reinterpret_cast<const SlotOpening*>(opening_.data()), static_cast<uint32_t>(count),
-                      reinterpret_cast<const uint32_t*>(opening_.data() + opening_bytes), vocab_size_,
+  open_sampling_slots(reinterpret_cast<const SlotOpening*>(ticket.opening.data()), static_cast<uint32_t>(count),
+                      reinterpret_cast<const uint32_t*>(ticket.opening.data() + opening_bytes), vocab_size_,
                       stream_);
 }
 
@@ -234,7 +227,6 @@ void SamplingStep::lay_out(const Plan& plan, Ticket& ticket) {
   ticket.sample_entries = static_cast<uint32_t>(samples);
   ticket.score_entries = static_cast<uint32_t>(scores);
   const uint64_t bytes = ticket.outcomes() * sizeof(SampleOutcome) + (samples + scores) * 8;
-  reserve_results(bytes);
   reserve(ticket.results, bytes);
 }
 
@@ -242,7 +234,8 @@ void SamplingStep::add_item(const SampleParams& item) {
   (is_plain(item) ? plain_ : general_).push_back(item);
 }
 
-void SamplingStep::begin(const Plan& plan, const InputBatch& batch, const SlotTable& slots) {
+void SamplingStep::begin(const Plan& plan, const InputBatch& batch, const SlotTable& slots,
+                         StepUpload& upload) {
   enter(Phase::kBegun);
   const uint32_t num_samples = static_cast<uint32_t>(plan.sample_row.size());
   const uint32_t num_scores = static_cast<uint32_t>(plan.score_row.size());
@@ -285,17 +278,15 @@ void SamplingStep::begin(const Plan& plan, const InputBatch& batch, const SlotTa
     }
   }
   const size_t count = plain_.size() + general_.size();
-  if (count == 0) return;
   std::copy(plain_.begin(), plain_.end(), ticket.items.data());
   std::copy(general_.begin(), general_.end(), ticket.items.data() + plain_.size());
-  check(cudaMemcpyAsync(items_.data(), ticket.items.data(), count * sizeof(SampleParams),
-                        cudaMemcpyHostToDevice, stream_),
-        "cudaMemcpyAsync");
+  upload.add(ticket.items.data(), items_.data(), count * sizeof(SampleParams));
 }
 
 SamplingTarget SamplingStep::target_of(const float* logits, uint32_t first_output) {
   const Ticket& ticket = next_ticket();
-  uint8_t* lists = results_.data() + ticket.outcomes() * sizeof(SampleOutcome);
+  uint8_t* results = ticket.results.data();
+  uint8_t* lists = results + ticket.outcomes() * sizeof(SampleOutcome);
   const uint64_t entries = uint64_t{ticket.sample_entries} + ticket.score_entries;
   return {logits,
           logits_stride_,
@@ -303,7 +294,7 @@ SamplingTarget SamplingStep::target_of(const float* logits, uint32_t first_outpu
           vocab_size_,
           poisoned_,
           static_cast<uint32_t>(wire::ErrorCode::nan_logits),
-          reinterpret_cast<SampleOutcome*>(results_.data()),
+          reinterpret_cast<SampleOutcome*>(results),
           sampled_tokens_.data(),
           reinterpret_cast<int32_t*>(lists),
           reinterpret_cast<float*>(lists + entries * sizeof(int32_t))};
@@ -336,14 +327,7 @@ void SamplingStep::run_chunk(const float* logits, uint32_t first_output, uint32_
 
 uint32_t SamplingStep::end() {
   if (phase_ != Phase::kBegun) throw std::logic_error("end() before begin().");
-  const Ticket& ticket = next_ticket();
-  const uint64_t bytes = ticket.outcomes() * sizeof(SampleOutcome) +
-                         (uint64_t{ticket.sample_entries} + ticket.score_entries) * 8;
-  if (bytes > 0) {
-    check(cudaMemcpyAsync(ticket.results.data(), results_.data(), bytes, cudaMemcpyDeviceToHost, stream_),
-          "cudaMemcpyAsync");
-  }
-  check(cudaEventRecord(ticket.done, stream_), "cudaEventRecord");
+  check(cudaEventRecord(next_ticket().done, stream_), "cudaEventRecord");
   phase_ = Phase::kIdle;
   return next_++;
 }

@@ -1,10 +1,14 @@
 // All samples and scores of one step on the device, the twin of host/sampling_step.h:
 //
-//   open_slots → begin → run_chunk for each chunk of output rows, in order → end → (later) collect
+//   open_slots → begin → (the upload is sent) → run_chunk for each chunk of output rows, in order → end
+//   → (later) collect
 //
 // Everything up to end() only enqueues on the stream. Up to kStepsInFlight steps may be ended and not yet
 // collected; tickets are collected in order. A step that fails between begin() and end() is forgotten by the
 // next open_slots() or begin().
+//
+// Nothing is copied for it: what slots bring is read from page-locked memory, the items come with the step's
+// upload, and the kernels leave the outcomes in page-locked memory, which they never read.
 //
 // The device keeps what a slot brings from its opening on: its parameters, its biases and stop ids, and, with
 // penalties, a counter for each token of the vocabulary, which the sampling kernels advance themselves, since
@@ -20,6 +24,7 @@
 
 #include "cuda/device_buffer.h"
 #include "cuda/kernels/sampling.h"
+#include "cuda/step_upload.h"
 #include "host/input_batch.h"
 #include "host/plan.h"
 #include "host/sampling_step.h"
@@ -42,14 +47,14 @@ class SamplingStep {
   // Takes over what the plan's opened slots bring; the table must have the plan already. Throws
   // HostError("step_failed") when a slot asks for more log-probs than a list holds.
   void open_slots(const Plan& plan, const SlotTable& slots);
-  // Lists the step's items and uploads them.
-  void begin(const Plan& plan, const InputBatch& batch, const SlotTable& slots);
+  // Lists the step's items and adds them to the upload.
+  void begin(const Plan& plan, const InputBatch& batch, const SlotTable& slots, StepUpload& upload);
   // How many output rows' logits are best made at once.
   uint32_t chunk_rows() const { return chunk_rows_; }
   // Samples and scores the output rows first_output .. + count - 1. logits: [count][logits_stride], left as it
   // is.
   void run_chunk(const float* logits, uint32_t first_output, uint32_t count);
-  // Copies the outcomes to the host; returns the ticket.
+  // Returns the ticket.
   uint32_t end();
   // Waits for the step and fills both in the plan's order.
   void collect(uint32_t ticket, Outcomes& samples, Outcomes& scores);
@@ -71,7 +76,7 @@ class SamplingStep {
   struct Ticket {
     PinnedBuffer<SampleParams> items;
     PinnedBuffer<uint8_t> opening;
-    PinnedBuffer<uint8_t> results;
+    PinnedBuffer<uint8_t> results;  // outcomes, then the lists' token ids, then their log-probs
     cudaEvent_t done = nullptr;
     std::vector<uint32_t> sample_top_begin, score_top_begin;
     uint32_t sample_entries = 0, score_entries = 0;  // of the top lists
@@ -86,7 +91,6 @@ class SamplingStep {
   void enter(Phase phase);
   void note_slot(OpenSlot& open, const Slot& slot);
   void lay_out(const Plan& plan, Ticket& ticket);
-  void reserve_results(uint64_t bytes);
   void add_item(const SampleParams& item);
   SamplingTarget target_of(const float* logits, uint32_t first_output);
 
@@ -108,8 +112,6 @@ class SamplingStep {
   DeviceBuffer<SampleParams> items_;  // plain ones, then the others
   DeviceBuffer<SamplingTile> tiles_;
   DeviceBuffer<float> scratch_;  // [general_items_][vocab_size_ rounded up to 4], once a slot has edits
-  DeviceBuffer<uint8_t> opening_;
-  DeviceBuffer<uint8_t> results_;  // outcomes, then the lists' token ids, then their log-probs
   DeviceBuffer<int32_t> sampled_tokens_;
 };
 

@@ -43,7 +43,7 @@ StepInputs::StepInputs(const Sizes& most, cudaStream_t stream)
       stream_(stream),
       fixed_(sequences_bytes_ + most.split_lists * list_bytes_) {
   for (Slot& slot : slots_) {
-    slot.fixed = PinnedBuffer<std::byte>(fixed_.bytes());
+    slot.fixed = zeroed_pinned<std::byte>(fixed_.bytes());
     check(cudaEventCreateWithFlags(&slot.done, cudaEventDisableTiming), "cudaEventCreate");
   }
   check(cudaMemsetAsync(fixed_.data(), 0, fixed_.bytes(), stream), "cudaMemsetAsync");
@@ -55,8 +55,8 @@ StepInputs::~StepInputs() {
   }
 }
 
-// Each list by a copy of its own, since no more than what it holds is worth sending.
-void StepInputs::send_fixed(Slot& slot, const AttentionWork& work) {
+// Each list is a segment of its own, since no more than what it holds is worth sending.
+void StepInputs::write_fixed(Slot& slot, const AttentionWork& work, StepUpload& upload) {
   bool fits = work.sequences.size() <= most_.sequences && work.split_lists.size() <= most_.split_lists;
   for (const SplitList& list : work.split_lists) {
     fits = fits && list.items.size() <= most_.split_items && list.offsets.size() <= most_.split_offsets;
@@ -66,32 +66,26 @@ void StepInputs::send_fixed(Slot& slot, const AttentionWork& work) {
                                        " sequences, or attention items, for which the device was not set up.");
   }
   std::byte* host = slot.fixed.data();
-  uint64_t from = 0;
-  uint64_t end = sequences_bytes_;
-  const auto send_until_end = [&] {
-    check(cudaMemcpyAsync(fixed_.data() + from, host + from, end - from, cudaMemcpyHostToDevice, stream_),
-          "cudaMemcpyAsync");
-  };
   std::ranges::copy(work.sequences, reinterpret_cast<AttentionSequence*>(host));
+  upload.add(host, fixed_.data(), work.sequences.size_bytes());
   for (size_t i = 0; i < work.split_lists.size(); ++i) {
     const SplitList& list = work.split_lists[i];
-    std::byte* place = host + list_at(i);
+    const uint64_t at = list_at(i);
+    std::byte* place = host + at;
     std::ranges::copy(list.offsets, reinterpret_cast<uint32_t*>(place));
     std::ranges::copy(list.items, reinterpret_cast<SplitItem*>(place + offsets_bytes_));
-    end = list_at(i) + offsets_bytes_ + list.items.size_bytes();
-    send_until_end();
-    from = list_at(i + 1);
+    upload.add(place, fixed_.data() + at, offsets_bytes_ + list.items.size_bytes());
   }
 }
 
-void StepInputs::send_own(Slot& slot, const DecoderBatch& batch, uint32_t run_rows,
-                          std::span<const BlockItem> block_items) {
+void StepInputs::write_own(Slot& slot, const DecoderBatch& batch, uint32_t run_rows,
+                           std::span<const BlockItem> block_items, StepUpload& upload) {
   const uint64_t needed = aligned(run_rows * sizeof(RowInput)) + aligned(block_items.size_bytes()) +
                           aligned(batch.output_rows.size_bytes()) +
                           aligned(batch.table_updates.size_bytes()) + aligned(batch.copies.size_bytes());
   if (slot.own.bytes() < needed) {
     const uint64_t bytes = std::max<uint64_t>(needed + needed / 2, 1 << 16);
-    slot.own = PinnedBuffer<std::byte>(bytes);
+    slot.own = zeroed_pinned<std::byte>(bytes);
     slot.own_on_device = DeviceBuffer<std::byte>(bytes);
   }
   Layout layout(slot.own.data(), slot.own_on_device.data());
@@ -108,18 +102,16 @@ void StepInputs::send_own(Slot& slot, const DecoderBatch& batch, uint32_t run_ro
   std::ranges::copy(batch.output_rows, layout.section(batch.output_rows.size(), output_rows_));
   std::ranges::copy(batch.table_updates, layout.section(batch.table_updates.size(), table_updates_));
   std::ranges::copy(batch.copies, layout.section(batch.copies.size(), copies_));
-  if (layout.used_bytes() == 0) return;
-  check(cudaMemcpyAsync(slot.own_on_device.data(), slot.own.data(), layout.used_bytes(),
-                        cudaMemcpyHostToDevice, stream_),
-        "cudaMemcpyAsync");
+  upload.add(slot.own.data(), slot.own_on_device.data(), layout.used_bytes());
 }
 
-void StepInputs::send(const DecoderBatch& batch, uint32_t run_rows, const AttentionWork& work) {
+void StepInputs::write(const DecoderBatch& batch, uint32_t run_rows, const AttentionWork& work,
+                       StepUpload& upload) {
   current_ = (current_ + 1) % kStepsInFlight;
   Slot& slot = slots_[current_];
   check(cudaEventSynchronize(slot.done), "cudaEventSynchronize");
-  send_fixed(slot, work);
-  send_own(slot, batch, run_rows, work.block_items);
+  write_fixed(slot, work, upload);
+  write_own(slot, batch, run_rows, work.block_items, upload);
 }
 
 void StepInputs::end_step() { check(cudaEventRecord(slots_[current_].done, stream_), "cudaEventRecord"); }

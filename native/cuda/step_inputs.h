@@ -1,6 +1,6 @@
 // One step's integers on their way to the device: rows, sequences, attention's work list, table updates, block
-// copies, output rows. Two copies a step: what captured graphs read lies at addresses that never change, the
-// rest in a buffer of the step's own.
+// copies, output rows. What captured graphs read lies at addresses that never change, the rest in a buffer of
+// the step's own.
 //
 // Up to kStepsInFlight steps may be under way; a step's buffers are used again only when the device is done
 // with them.
@@ -16,6 +16,7 @@
 #include "cuda/device_buffer.h"
 #include "cuda/kernels/attention.h"
 #include "cuda/kernels/prepare.h"
+#include "cuda/step_upload.h"
 #include "model/batch.h"
 
 namespace kadenz::cuda {
@@ -47,8 +48,8 @@ class StepInputs {
   StepInputs(const StepInputs&) = delete;
   StepInputs& operator=(const StepInputs&) = delete;
 
-  // Enqueues the copies. Rows from the batch's last one to `run_rows` are padding.
-  void send(const DecoderBatch& batch, uint32_t run_rows, const AttentionWork& work);
+  // Adds the step's to the upload. Rows from the batch's last one to `run_rows` are padding.
+  void write(const DecoderBatch& batch, uint32_t run_rows, const AttentionWork& work, StepUpload& upload);
   // Marks the end of the step's use of its buffers.
   void end_step();
 
@@ -58,7 +59,7 @@ class StepInputs {
   const SplitItem* split_items(size_t list) const {
     return fixed<SplitItem>(list_at(list) + offsets_bytes_);
   }
-  // Of the step sent last
+  // Of the step written last
   const RowInput* rows() const { return rows_; }
   const BlockItem* block_items() const { return block_items_; }
   const uint32_t* output_rows() const { return output_rows_; }
@@ -78,8 +79,9 @@ class StepInputs {
   const Element* fixed(uint64_t offset_bytes) const {
     return reinterpret_cast<const Element*>(fixed_.data() + offset_bytes);
   }
-  void send_fixed(Slot& slot, const AttentionWork& work);
-  void send_own(Slot& slot, const DecoderBatch& batch, uint32_t run_rows, std::span<const BlockItem> block_items);
+  void write_fixed(Slot& slot, const AttentionWork& work, StepUpload& upload);
+  void write_own(Slot& slot, const DecoderBatch& batch, uint32_t run_rows,
+                 std::span<const BlockItem> block_items, StepUpload& upload);
 
   uint64_t list_at(size_t list) const { return sequences_bytes_ + list * list_bytes_; }
 

@@ -43,12 +43,14 @@ class Device {
   virtual void enter_thread() {}
   // Called once, with the decoder as made: captures graphs, makes buffers.
   virtual void warm_up(Decoder& decoder) { static_cast<void>(decoder); }
-  // The plan's opens and table entries are in the slots. Called before the decoder's forward().
-  virtual void open_slots(const Plan& plan, const SlotTable& slots) {
-    static_cast<void>(plan), static_cast<void>(slots);
+  // The plan's opens and table entries are in the slots, the batch is built. Called before the decoder's
+  // forward(): what the device needs of the host for sampling may go there with the rows.
+  // Throws HostError("step_failed") when the lists asked for are larger than any result should be.
+  virtual void begin_step(const Plan& plan, const InputBatch& batch, const SlotTable& slots) {
+    static_cast<void>(plan), static_cast<void>(batch), static_cast<void>(slots);
   }
   // Samples and scores what the plan asks for from the rows that the decoder kept.
-  // Throws HostError("step_failed") when the lists asked for are larger than any result should be.
+  // Throws as begin_step() does, where that did not.
   virtual void start(const Plan& plan, const InputBatch& batch, const SlotTable& slots, Decoder& decoder) = 0;
   // Waits for the oldest start that was not collected.
   virtual void collect(Outcomes& samples, Outcomes& scores) = 0;

@@ -70,7 +70,7 @@ void Executor::run_step(const wire::StepPlan& table, std::span<const PreviousSam
   const Plan plan = read_plan(table, limits_);
   slots_.apply(plan);
   batch_.build(plan, limits_, slots_, before);
-  device_->open_slots(plan, slots_);
+  device_->begin_step(plan, batch_, slots_);
   decoder_->forward(batch_.decoder_batch());
   for (size_t i = 0; i < plan.sequence_slot.size(); ++i) {
     slots_[plan.sequence_slot[i]].next_position = plan.sequence_start[i] + plan.sequence_num_tokens[i];

@@ -12,9 +12,11 @@
 #include <vector>
 
 #include "cuda/check.h"
+#include "cuda/device_buffer.h"
 #include "cuda/kernels/prepare.h"
 #include "cuda/kernels/rotate.h"
 #include "cuda/kernels/rows.h"
+#include "cuda/kernels/upload.h"
 
 namespace kadenz::cuda {
 namespace {
@@ -246,6 +248,15 @@ void bench_copy_blocks(uint32_t count) {
          });
 }
 
+// Over the bus: about 50 GB/s is all there is. The launches overlap, as those of a step do not quite.
+void bench_upload(uint64_t bytes) {
+  const PinnedBuffer<uint8_t> source = zeroed_pinned<uint8_t>(bytes);
+  const Buffer target(bytes);
+  UploadList list;
+  list.segments[list.count++] = {source.data(), target.as<void>(), bytes / 16};
+  report("upload", text("bytes", bytes), bytes, [&](cudaStream_t stream) { upload(list, stream); });
+}
+
 void run_all() {
   for (const uint32_t rows : {8U, 64U, 256U, 8192U}) {
     for (const uint32_t columns : {896U, 1536U, 3584U, 4096U}) {
@@ -269,6 +280,7 @@ void run_all() {
   for (const uint32_t rows : {8U, 256U, 8192U}) bench_small(rows);
   bench_copy_blocks(1);
   bench_copy_blocks(64);
+  for (const uint64_t bytes : {512U, 16384U, 65536U, 524288U, 4194304U}) bench_upload(bytes);
 }
 
 }  // namespace

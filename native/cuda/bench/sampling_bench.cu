@@ -161,12 +161,14 @@ void measure_begin() {
   batch.build(plan, limits, slots, {});
   {
     SamplingStep step(kVocab, kSamples, kSamples, stream, nullptr);
+    StepUpload upload(stream);
     step.open_slots(plan, slots);
     std::vector<double> times_us;
     Outcomes samples, scores;
     for (int round = 0; round < 50; ++round) {
       const auto begin = std::chrono::steady_clock::now();
-      step.begin(plan, batch, slots);
+      step.begin(plan, batch, slots, upload);
+      upload.send();
       const auto end = std::chrono::steady_clock::now();
       times_us.push_back(std::chrono::duration<double, std::micro>(end - begin).count());
       step.collect(step.end(), samples, scores);

@@ -4,8 +4,8 @@
 //
 //   every kernel calls wait_for_previous_kernel() in every thread before it reads or writes any global
 //   memory; only what no kernel shortly before it writes may be read earlier: weights (matrices, norms,
-//   biases, embedding tables), and attention's work lists and block tables, which are in place before a step's
-//   first layer.
+//   biases, embedding tables), attention's work lists and block tables, which are in place before a step's
+//   first layer, and page-locked memory that the host wrote before the launch.
 //
 // The wait returns when all kernels before this one are complete and their writes are seen. A kernel may
 // therefore let the next one start right after its own wait: the next one holds back in its own. Loads of

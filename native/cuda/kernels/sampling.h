@@ -22,7 +22,8 @@ inline constexpr uint32_t kMostTopEntriesOfAnItem = 1024;
 inline constexpr uint32_t kMostSamplingVocab = 1U << 20;  // fixed-point sums stay within 64 bits
 inline constexpr uint32_t kPromptFlag = 1U << 31;  // of a counter; the rest is how often it was sampled
 
-// One sample or score. Pointers are to device memory.
+// One sample or score. Pointers are to device memory. A whole number of 16-byte words, so that items travel in
+// those.
 struct SampleParams {
   uint64_t seed;
   uint32_t* counts;          // [vocab] seen in the prompt, times sampled; null without penalties
@@ -52,6 +53,8 @@ struct SampleParams {
   uint8_t is_filtered;   // min_p, top_k or top_p
 };
 
+static_assert(sizeof(SampleParams) % 16 == 0);
+
 inline bool is_plain(const SampleParams& params) {
   return params.is_edited == 0 && params.is_filtered == 0 && params.logprobs < 1;
 }
@@ -72,7 +75,8 @@ struct alignas(16) SamplingTile {
   int32_t best_id;  // -1: none
 };
 
-// Where a chunk's items find their rows and leave their outcomes.
+// Where a chunk's items find their rows and leave their outcomes. Outcomes and lists are only written: they may
+// lie in page-locked memory.
 struct SamplingTarget {
   const float* logits;  // [rows of the chunk][logits_stride]
   uint64_t logits_stride;  // at least vocab_size
@@ -106,7 +110,8 @@ struct SlotOpening {
   uint32_t list_begin, list_words;
 };
 
-// history and lists lie in `words`, at the openings' begins.
+// history and lists lie in `words`, at the openings' begins. Both are read once: they may lie in page-locked
+// memory.
 void open_sampling_slots(const SlotOpening* openings, uint32_t count, const uint32_t* words,
                          uint32_t vocab_size, cudaStream_t stream);
 

@@ -197,6 +197,7 @@ TEST(
   Step step(rows, items, vocab);
   step.build();
   SamplingStep sampling(vocab, step.limits.max_num_seqs, 8, nullptr, nullptr);
+  StepUpload upload_of_step(nullptr);
   const DeviceBuffer<float> logits = upload(step, rows, vocab);
   sampling.open_slots(step.plan, step.slots);
   const uint32_t kSteps = SamplingStep::kStepsInFlight;
@@ -206,7 +207,8 @@ TEST(
     std::vector<std::vector<TokenOutcome>> expected;
     for (uint32_t number = 0; number < kSteps; ++number) {
       step.build();
-      sampling.begin(step.plan, step.batch, step.slots);
+      sampling.begin(step.plan, step.batch, step.slots, upload_of_step);
+      upload_of_step.send();
       sampling.run_chunk(logits.data(), 0, 3);
       EXPECT(sampling.end() == ticket + number);
       expected.emplace_back();
@@ -224,7 +226,7 @@ TEST(
     step.build();
     bool refused = false;
     try {
-      sampling.begin(step.plan, step.batch, step.slots);
+      sampling.begin(step.plan, step.batch, step.slots, upload_of_step);
     } catch (const std::logic_error&) {
       refused = true;
     }
@@ -317,6 +319,40 @@ TEST("device sampling: more log-probs than a list holds are refused with both nu
   EXPECT(test::code_of(run) == "step_failed");
   EXPECT(test::sentence_of(run).find("1025") != std::string::npos);
   EXPECT(test::sentence_of(run).find("1024") != std::string::npos);
+}
+
+TEST("device sampling: a slot's counters and lists are made of what lies in page-locked memory, however long") {
+  Random random(1100);
+  const uint32_t vocab = 3000;
+  for (const uint32_t tokens : {0U, 1U, 1023U, 1025U, 4096U, 4097U, 30000U}) {
+    const uint32_t list_words = tokens % 700;
+    const uint32_t prompt_tokens = tokens - tokens / 3;
+    const PinnedBuffer<uint32_t> words = zeroed_pinned<uint32_t>(5 + tokens + list_words + 1);
+    for (uint64_t i = 0; i < words.count(); ++i) words.data()[i] = static_cast<uint32_t>(random.bits() % vocab);
+    std::vector<uint32_t> expected(vocab, 0);
+    for (uint32_t i = 0; i < tokens; ++i) {
+      uint32_t& counter = expected[words.data()[5 + i]];
+      counter = i < prompt_tokens ? counter | kPromptFlag : counter + 1;
+    }
+    const DeviceBuffer<uint32_t> counts(vocab), list(list_words + 1);
+    check(cudaMemset(counts.data(), 0xff, counts.bytes()), "cudaMemset");
+    check(cudaMemset(list.data(), 0xff, list.bytes()), "cudaMemset");
+    const PinnedBuffer<SlotOpening> opening = zeroed_pinned<SlotOpening>(1);
+    *opening.data() = {counts.data(), 5, tokens, prompt_tokens, list.data(), 5 + tokens, list_words};
+    open_sampling_slots(opening.data(), 1, words.data(), vocab, nullptr);
+    std::vector<uint32_t> got(vocab), got_list(list_words + 1);
+    check(cudaMemcpy(got.data(), counts.data(), counts.bytes(), cudaMemcpyDeviceToHost), "cudaMemcpy");
+    check(cudaMemcpy(got_list.data(), list.data(), list.bytes(), cudaMemcpyDeviceToHost), "cudaMemcpy");
+    const std::string note = std::to_string(tokens) + " tokens";
+    for (uint32_t i = 0; i < vocab; ++i) {
+      EXPECT_NOTE(got[i] == expected[i], note + ", counter " + std::to_string(i) + ": got " +
+                                             std::to_string(got[i]) + ", expected " + std::to_string(expected[i]));
+    }
+    for (uint32_t i = 0; i < list_words; ++i) {
+      EXPECT_NOTE(got_list[i] == words.data()[5 + tokens + i], note + ", list word " + std::to_string(i));
+    }
+    EXPECT_NOTE(got_list[list_words] == UINT32_MAX, note + ": wrote behind the list");
+  }
 }
 
 }  // namespace kadenz::cuda::sampling_test

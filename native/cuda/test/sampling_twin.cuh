@@ -81,12 +81,14 @@ std::vector<Result> run_device(const std::vector<Row>& rows, const std::vector<I
   Step step(rows, items, vocab);
   SamplingStep sampling(vocab, step.limits.max_num_seqs, step.limits.max_num_batched_tokens, nullptr,
                         poisoned);
+  StepUpload upload_of_step(nullptr);
   step.build();
   const DeviceBuffer<float> logits = upload(step, rows, vocab);
   std::vector<float> before(logits.count()), after(logits.count());
   check(cudaMemcpy(before.data(), logits.data(), logits.bytes(), cudaMemcpyDeviceToHost), "cudaMemcpy");
   sampling.open_slots(step.plan, step.slots);
-  sampling.begin(step.plan, step.batch, step.slots);
+  sampling.begin(step.plan, step.batch, step.slots, upload_of_step);
+  upload_of_step.send();
   const uint32_t outputs = static_cast<uint32_t>(step.batch.num_outputs());
   const uint32_t chunk = chunk_rows == 0 ? sampling.chunk_rows() : chunk_rows;
   for (uint32_t first = 0; first < outputs; first += chunk) {
