@@ -82,7 +82,10 @@ CudaOps::CudaOps(const HostOptions& options, Half dtype, cudaStream_t stream)
   prepare_gemm();
   check(cudaMemsetAsync(tables_.data(), 0xff, tables_.bytes(), stream_), "cudaMemsetAsync");
   allocate_workspace();
+  // Zeros stay where no tensor goes: what pads the head. The loader has streams of its own.
   weights_.map(weight_bytes_bound());
+  fill_with_zeros(weights_.base(), weights_.mapped_bytes(), stream_);
+  check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
   loader_ = std::make_unique<WeightLoader>();
 }
 
@@ -135,10 +138,6 @@ std::unique_ptr<WeightMatrix> CudaOps::pack_matrix(std::span<const TensorView> p
   const uint64_t padded_outputs = is_head ? padded_vocabulary(config_) : outputs;
   uint16_t* data = weights_.allocate<uint16_t>(padded_outputs * inputs);
   loader_->load(parts, {data, elements * sizeof(uint16_t), target_of(precision)});
-  if (padded_outputs > outputs) {
-    check(cudaMemsetAsync(data + elements, 0, (padded_outputs - outputs) * inputs * sizeof(uint16_t), stream_),
-          "cudaMemsetAsync");
-  }
   packed_bytes_ += elements * sizeof(uint16_t);
   if (progress_) progress_("weights", packed_bytes_, weight_bytes_bound());
   return std::make_unique<DeviceMatrix>(data, static_cast<uint32_t>(outputs),
