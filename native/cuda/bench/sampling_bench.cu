@@ -184,6 +184,8 @@ void run() {
   const SampleParams plain = plain_item();
   SampleParams greedy = plain;
   greedy.is_greedy = 1;
+  SampleParams warm = plain;
+  warm.scale = 1 / 0.7F;
   SampleParams score = plain;
   score.score_token = 1000;
   SampleParams top_p = plain;
@@ -207,6 +209,7 @@ void run() {
     const char* name;
     const SampleParams& kind;
   } kinds[] = {{"temperature 1, log-prob", plain},
+               {"temperature 0.7, log-prob", warm},
                {"greedy, log-prob", greedy},
                {"score", score},
                {"top_p 0.95", top_p},

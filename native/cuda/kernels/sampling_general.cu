@@ -2,6 +2,7 @@
 #include "cuda/check.h"
 #include "cuda/kernels/sampling.h"
 #include "cuda/kernels/sampling_select.cuh"
+#include "cuda/kernels/sampling_tiles.cuh"
 
 namespace kadenz::cuda {
 namespace {
@@ -21,13 +22,14 @@ __device__ __forceinline__ void find_statistics(RowStatistics& result, RowView r
                                                 SamplingTile* tiles) {
   const uint32_t num_tiles = tiles_of(row.count);
   const NoiseSource noise = noise_source(item);
-  for (uint32_t tile = threadIdx.x / 32; tile < num_tiles; tile += kSelectThreads / 32) {
-    const SamplingTile said = tile_of(row, tile, sum_scale, choice, noise);
-    if (threadIdx.x % 32 == 0) tiles[tile] = said;
+  constexpr uint32_t kWarps = kSelectThreads / 32;
+  for (uint32_t tile = threadIdx.x / 32; tile < num_tiles; tile += kWarps * kTilesAtOnce) {
+    const uint32_t count = min((num_tiles - tile + kWarps - 1) / kWarps, kTilesAtOnce);
+    work_out_tiles(row, tile, kWarps, count, sum_scale, choice, noise, tiles);
   }
   __syncthreads();
   if (threadIdx.x < 32) {
-    const RowStatistics folded = fold_tiles(tiles, num_tiles, sum_scale, row.scale);
+    const RowStatistics folded = fold_tiles(tiles, num_tiles, sum_scale, row.scale).statistics();
     if (threadIdx.x == 0) result = folded;
   }
   __syncthreads();
@@ -169,14 +171,15 @@ __global__ void __launch_bounds__(kSelectThreads, 1)
 
   RowView row{row_of(target, item), target.vocab_size, 0.0F, item.scale, false};
   const float raw_scale = processed && !edited ? item.scale : 1.0F;
-  find_statistics(shared.raw, row, raw_scale, edited ? Choice::kNone : choice, item, tiles);
-  if (raw.failed) return leave(failure_of(target, item));
-  if (edited) {
+  // Of the model's row, then of the edited one: in one place, which keeps the registers few.
+  for (bool second = false;; second = true) {
+    find_statistics(second ? shared.drawn : shared.raw, row, second ? item.scale : raw_scale,
+                    edited && !second ? Choice::kNone : choice, item, tiles);
+    if ((second ? drawn : raw).failed) return leave(failure_of(target, item));
+    if (!edited || second) break;
     float* copy = scratch + blockIdx.x * scratch_stride;
     edit(item, raw.view(row.logits, row.count, 1.0F), copy);
     row.logits = copy;
-    find_statistics(shared.drawn, row, item.scale, choice, item, tiles);
-    if (drawn.failed) return leave(failure_of(target, item));
   }
   row = drawn.view(row.logits, row.count, item.scale);
 

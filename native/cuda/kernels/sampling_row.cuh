@@ -1,6 +1,6 @@
-// What the sampling kernels share: a row's tokens, Philox noise keyed as host/philox.h says, and a tile's
-// statistics with their fold. Where two kernels must agree on bits they call these; each operation is written
-// out, so that no compile fuses it differently.
+// What the sampling kernels share: a row's tokens, Philox noise keyed as host/philox.h says, and the fold of
+// the tiles' statistics (sampling_tiles.cuh makes them). Where two kernels must agree on bits they call
+// these; each operation is written out, so that no compile fuses it differently.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -15,7 +15,6 @@ namespace {
 
 constexpr uint32_t kAllLanes = 0xffffffffU;
 constexpr float kLog2E = 0x1.715476p+0F;
-constexpr int kTileValues = kSamplingTile / 32;  // of a lane: 4 quads, 128 tokens apart
 
 __device__ __forceinline__ float infinity() { return __int_as_float(0x7f800000); }
 __device__ __forceinline__ float not_a_number() { return __int_as_float(0x7fffffff); }
@@ -26,11 +25,23 @@ __device__ __forceinline__ float exp2_of(float x) {
   return y;
 }
 
+__device__ __forceinline__ float log2_of(float x) {
+  float y;
+  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 // NaN if either is.
 __device__ __forceinline__ float maximum_of(float a, float b) {
   float y;
   asm("max.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b));
   return y;
+}
+
+// The warp's largest, by the integers that order like floats; a NaN comes out of maximum_of as the largest.
+__device__ __forceinline__ float warp_maximum(float value) {
+  const auto flipped = [](int32_t bits) { return bits ^ (bits >> 31 & 0x7fffffff); };
+  return __int_as_float(flipped(__reduce_max_sync(kAllLanes, flipped(__float_as_int(value)))));
 }
 
 // A row as its readers see it. Where the largest logit is +infinity, those that reach it count as 0 and all
@@ -68,8 +79,11 @@ __device__ __forceinline__ bool is_aligned(const float* logits) {
 }
 
 // The one place where a log-prob is made.
+__device__ __forceinline__ float log_prob_of(const RowView& row, float log_sum, float logit) {
+  return __fsub_rn(row.x_of(row.settled(logit)), log_sum);
+}
 __device__ __forceinline__ float log_prob(const RowView& row, float log_sum, uint32_t token) {
-  return __fsub_rn(row.x_of(row.at(token)), log_sum);
+  return log_prob_of(row, log_sum, row.logits[token]);
 }
 
 // What Philox's first two rounds have in common for all tokens of one draw (host/philox.h, NoiseRounds).
@@ -144,125 +158,6 @@ struct Candidate {
   }
 };
 
-// The tile's winner by x + noise. Nearly no token needs its noise's two logarithms: with E = -ln(1 - v),
-// the winner has the least E e^-x, and v <= E <= v / (1 - v). So v e^-x (v cut to 23 bits, hence from below)
-// of all tokens bounds who can win; those few, mostly one, are worked out in full. The outcome is that of the
-// full comparison.
-__device__ __forceinline__ Candidate noisy_winner(const float (&logits)[kTileValues],
-                                                  const NoiseSource& noise, const RowView& tile,
-                                                  uint32_t first) {
-  const uint32_t lane = threadIdx.x & 31;
-  uint32_t quads[4], words[4][4];
-#pragma unroll
-  for (int q = 0; q < 4; ++q) quads[q] = first / 4 + q * 32 + lane;
-  noise_words(noise, quads, words);
-
-  const float scale = __fmul_rn(tile.scale, -kLog2E);
-  float race[kTileValues];
-  float least = infinity(), leader = 1.0F;  // the lane's least, and its e^-x
-#pragma unroll
-  for (int k = 0; k < kTileValues; ++k) {
-    // Past 2^100 no token wins; the cap keeps -infinity and the product finite.
-    const float inverse = exp2_of(fminf(__fmul_rn(__fsub_rn(logits[k], tile.maximum), scale), 100.0F));
-    const float one_and_v = __uint_as_float(__funnelshift_r(words[k / 4][k % 4], 0x7fU, 9));
-    race[k] = __fmaf_rn(one_and_v, inverse, -inverse);
-    leader = race[k] < least ? inverse : leader;
-    least = fminf(least, race[k]);
-  }
-  // The leader's E e^-x from above; where v is near 1, by E <= -ln 2^-24 < 20.
-  const float v = least / leader + 0x1p-22F;
-  float bound = v < 0.999F ? leader * v / (1.0F - v) : leader * 20.0F;
-#pragma unroll
-  for (int step = 16; step > 0; step /= 2) bound = fminf(bound, __shfl_xor_sync(kAllLanes, bound, step));
-  bound *= 1.0001F;  // more than rounding can make of it
-  uint32_t candidates = 0;
-#pragma unroll
-  for (int k = 0; k < kTileValues; ++k) candidates |= race[k] <= bound ? 1U << k : 0U;
-
-  Candidate winner{-infinity(), -1};
-  while (candidates != 0) {
-    const uint32_t k = __ffs(candidates) - 1;
-    candidates &= candidates - 1;
-    const uint32_t token = first + k / 4 * 128 + lane * 4 + k % 4;
-    if (token >= tile.count) continue;
-    const float logit = tile.at(token);
-    if (logit == -infinity()) continue;
-    const uint32_t quad[1] = {token / 4};
-    uint32_t word[1][4];
-    noise_words(noise, quad, word);
-    const uint32_t place = token % 4;
-    const uint32_t own =
-        place < 2 ? (place == 0 ? word[0][0] : word[0][1]) : (place == 2 ? word[0][2] : word[0][3]);
-    winner.meet(__fadd_rn(tile.x_of(logit), gumbel_of(own)), static_cast<int32_t>(token));
-  }
-#pragma unroll
-  for (int step = 16; step > 0; step /= 2) {
-    const float value = __shfl_xor_sync(kAllLanes, winner.value, step);
-    const int32_t id = __shfl_xor_sync(kAllLanes, winner.id, step);
-    winner.meet(value, id);
-  }
-  return winner;
-}
-
-__device__ __forceinline__ int32_t first_maximum(const float (&logits)[kTileValues], float maximum,
-                                                 uint32_t first) {
-  uint32_t id = UINT32_MAX;
-#pragma unroll
-  for (int k = kTileValues - 1; k >= 0; --k) {
-    if (logits[k] == maximum) id = first + k / 4 * 128 + (threadIdx.x & 31) * 4 + k % 4;
-  }
-  return static_cast<int32_t>(__reduce_min_sync(kAllLanes, id));
-}
-
-// One warp's work on one tile. The row's maximum isn't known yet: row.maximum and row.infinite mean nothing.
-__device__ __forceinline__ SamplingTile tile_of(const RowView& row, uint32_t tile_index, float sum_scale,
-                                                Choice choice, const NoiseSource& noise) {
-  const uint32_t lane = threadIdx.x & 31;
-  const uint32_t first = tile_index * kSamplingTile;
-  const bool aligned = is_aligned(row.logits);
-  float logits[kTileValues];
-#pragma unroll
-  for (int q = 0; q < 4; ++q) {
-    const float4 quad = load_quad(row.logits, first + q * 128 + lane * 4, row.count, aligned);
-    logits[4 * q] = quad.x;
-    logits[4 * q + 1] = quad.y;
-    logits[4 * q + 2] = quad.z;
-    logits[4 * q + 3] = quad.w;
-  }
-  float maximum = logits[0];
-#pragma unroll
-  for (int k = 1; k < kTileValues; ++k) maximum = maximum_of(maximum, logits[k]);
-#pragma unroll
-  for (int step = 16; step > 0; step /= 2) {
-    maximum = maximum_of(maximum, __shfl_xor_sync(kAllLanes, maximum, step));
-  }
-  if (!(maximum > -infinity())) return {maximum, 0.0F, 0.0F, -1};  // all impossible, or a NaN
-
-  const bool infinite = maximum == infinity();
-  const RowView tile{row.logits, row.count, infinite ? 0.0F : maximum, row.scale, infinite};
-  if (infinite) {
-#pragma unroll
-    for (int k = 0; k < kTileValues; ++k) logits[k] = tile.settled(logits[k]);
-  }
-  const float power_scale = __fmul_rn(sum_scale, kLog2E);
-  float sums[4];
-#pragma unroll
-  for (int k = 0; k < kTileValues; ++k) {
-    const float power = exp2_of(__fmul_rn(__fsub_rn(logits[k], tile.maximum), power_scale));
-    sums[k % 4] = k < 4 ? power : __fadd_rn(sums[k % 4], power);
-  }
-  float sum = __fadd_rn(__fadd_rn(sums[0], sums[1]), __fadd_rn(sums[2], sums[3]));
-#pragma unroll
-  for (int step = 16; step > 0; step /= 2) sum = __fadd_rn(sum, __shfl_xor_sync(kAllLanes, sum, step));
-
-  if (choice == Choice::kNoise) {
-    const Candidate winner = noisy_winner(logits, noise, tile, first);
-    return {maximum, sum, winner.value, winner.id};
-  }
-  if (choice == Choice::kGreedy) return {maximum, sum, 0.0F, first_maximum(logits, tile.maximum, first)};
-  return {maximum, sum, 0.0F, -1};
-}
-
 // What all of a row's tiles say together.
 struct RowStatistics {
   float maximum;
@@ -276,10 +171,23 @@ struct RowStatistics {
   }
 };
 
+// The same, but for the sum's logarithm.
+struct TileFold {
+  float maximum;
+  double sum;
+  int32_t token;
+  bool failed;
+  bool infinite;
+
+  __device__ __forceinline__ RowStatistics statistics() const {
+    return {maximum, failed ? 0.0F : static_cast<float>(log(sum)), token, failed, infinite};
+  }
+};
+
 // Visits a lane's tiles: l, l + 32, ..., some loads under way at a time.
 template <class Visit>
 __device__ __forceinline__ void for_each_tile(const SamplingTile* tiles, uint32_t count, Visit visit) {
-  constexpr uint32_t kAtOnce = 5;
+  constexpr uint32_t kAtOnce = 10;  // of 151,936 tokens all
   for (uint32_t base = threadIdx.x & 31; base < count; base += 32 * kAtOnce) {
     SamplingTile held[kAtOnce];
 #pragma unroll
@@ -292,16 +200,13 @@ __device__ __forceinline__ void for_each_tile(const SamplingTile* tiles, uint32_
 }
 
 // By one warp: each lane its tiles in order, then the lanes pairwise.
-__device__ __forceinline__ RowStatistics fold_tiles(const SamplingTile* tiles, uint32_t count,
-                                                    float sum_scale, float choice_scale) {
+__device__ __forceinline__ TileFold fold_tiles(const SamplingTile* tiles, uint32_t count, float sum_scale,
+                                               float choice_scale) {
   float maximum = -infinity();
   for_each_tile(tiles, count, [&](const SamplingTile& tile) { maximum = maximum_of(maximum, tile.maximum); });
-#pragma unroll
-  for (int step = 16; step > 0; step /= 2) {
-    maximum = maximum_of(maximum, __shfl_xor_sync(kAllLanes, maximum, step));
-  }
+  maximum = warp_maximum(maximum);
   const bool infinite = maximum == infinity();
-  if (!(maximum > -infinity())) return {maximum, 0.0F, -1, true, infinite};
+  if (!(maximum > -infinity())) return {maximum, 0.0, -1, true, infinite};
 
   double sum = 0, best = 0;
   int32_t token = -1;
@@ -324,7 +229,7 @@ __device__ __forceinline__ RowStatistics fold_tiles(const SamplingTile* tiles, u
     const int32_t id = __shfl_xor_sync(kAllLanes, token, step);
     meet(value, id);
   }
-  return {maximum, static_cast<float>(log(sum)), token, false, infinite};
+  return {maximum, sum, token, false, infinite};
 }
 
 __device__ __forceinline__ const float* row_of(const SamplingTarget& target, const SampleParams& item) {
