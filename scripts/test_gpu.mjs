@@ -23,9 +23,14 @@ const CUDA_PROGRAMS = ['cuda_tests', 'cuda_fault_tests'];
 
 /**
  * memcheck sees a model whose matmuls are cuBLASLt's. initcheck reports reads of what those wrote, as if nobody had, and racecheck needs many
- * minutes for them: both see a model of odd sizes, whose matmuls are all our own.
+ * minutes for them: both see a model of odd sizes, whose matmuls are all our own. initcheck gets one sample of each prompt: a second one begins
+ * with a copy of a whole KV block, of which nobody reads the positions that nobody has written.
  */
-const SANITIZER_MODELS = { memcheck: 'arithmetic', racecheck: 'odd', initcheck: 'odd' };
+const SANITIZER_RUNS = {
+  memcheck: { model: 'arithmetic', n: 2 },
+  racecheck: { model: 'odd', n: 2 },
+  initcheck: { model: 'odd', n: 1 },
+};
 /** compute-sanitizer ends with it where it found something. */
 const SANITIZER_EXIT_CODE = 86;
 /** Few slots and blocks: prefill, decode and both ways to sample, some hundred times slower than without the sanitizer. */
@@ -34,16 +39,14 @@ const SMALL_GENERATE = [
   ...['--max-num-seqs', '8', '--kv-cache-blocks', '64', '--max-tokens', '24'],
 ];
 const NUM_SMALL_PROMPTS = 3;
-const SMALL_PROMPTS = [
-  { prompt_token_ids: [288, 270, 223, 21, 223, 13, 223, 22, 33], sampling: { n: 2, ignore_eos: true } },
+const smallPrompts = (n) => [
+  { prompt_token_ids: [288, 270, 223, 21, 223, 13, 223, 22, 33], sampling: { n, ignore_eos: true } },
   { prompt_token_ids: [288, 270, 33], sampling: { temperature: 0 } },
   {
     prompt_token_ids: [5, 6, 7],
     sampling: { top_p: 0.8, top_k: 5, presence_penalty: 0.5, ignore_eos: true },
   },
-]
-  .map((line) => JSON.stringify(line))
-  .join('\n');
+];
 
 const failure = (sentence) => {
   console.error(`test:gpu: ${sentence}`);
@@ -112,11 +115,13 @@ function runVitest(paths) {
 }
 
 /** Clean: the program's own exit code is 0, every summary says 0, and there is at least one. */
-async function runSanitizer(tool, model) {
-  const { status, said } = await outputOf('compute-sanitizer', [
+async function runSanitizer(tool, model, n) {
+  const args = [
     ...['--tool', tool, '--target-processes', 'all', '--error-exitcode', String(SANITIZER_EXIT_CODE)],
     ...[process.execPath, ...SMALL_GENERATE, '--model', model],
-  ]);
+  ];
+  const lines = smallPrompts(n).map((line) => JSON.stringify(line));
+  const { status, said } = await outputOf('compute-sanitizer', args, lines.join('\n'));
   const summaries = [...said.matchAll(/(?:ERROR|RACECHECK) SUMMARY: (\d+)/g)].map(([, count]) =>
     Number(count),
   );
@@ -130,8 +135,8 @@ async function runSanitizer(tool, model) {
   return failure(`compute-sanitizer ${tool} is not clean, or its generate failed (it ended with ${status}).`);
 }
 
-/** The small generate's prompts are its input; `said` is all that it wrote. */
-function outputOf(command, args) {
+/** `said` is all that it wrote. */
+function outputOf(command, args, input) {
   return new Promise((resolve) => {
     const child = spawn(command, args, { cwd: repository });
     let said = '';
@@ -142,7 +147,7 @@ function outputOf(command, args) {
     child.stderr.setEncoding('utf8').on('data', hear);
     child.on('error', ({ message }) => resolve({ status: message, said }));
     child.on('close', (code, signal) => resolve({ status: code ?? signal, said }));
-    child.stdin.end(SMALL_PROMPTS);
+    child.stdin.end(input);
   });
 }
 
@@ -162,8 +167,8 @@ async function runSanitizers() {
     if (spawnSync(python, make, { stdio: 'inherit' }).status !== 0)
       return [failure('bench/gpu/make_model.py failed.')];
     const models = { arithmetic: join(repository, 'models/arithmetic'), odd };
-    const tools = Object.entries(SANITIZER_MODELS);
-    return await Promise.all(tools.map(([tool, model]) => runSanitizer(tool, models[model])));
+    const tools = Object.entries(SANITIZER_RUNS);
+    return await Promise.all(tools.map(([tool, { model, n }]) => runSanitizer(tool, models[model], n)));
   } finally {
     rmSync(odd, { recursive: true });
   }
