@@ -37,9 +37,13 @@ export function roleOf(step, index) {
   const behind = step.slice(index + 1).find(counts);
   if (behind !== undefined && named(behind) === 'rotate, KV write') return 'qkv';
   if (behind !== undefined && named(behind) === 'sampling') return 'LM head';
-  if (before !== undefined && named(before) === 'attention') return 'o';
-  if (before !== undefined && named(before) === 'add, norm') return 'gate_up';
-  return 'down';
+  if (before === undefined) return 'qkv';
+  if (named(before) === 'attention') return 'o';
+  if (named(before) === 'add, norm') return 'gate_up';
+  if (named(before) === 'silu') return 'down';
+  // A matmul behind a matmul: of the same one's next slice, or down.
+  const role = roleOf(step, step.lastIndexOf(before, index - 1));
+  return role === 'o' ? 'o' : 'down';
 }
 
 /** By role: bytes that must pass and operations that must be done in a step of `rows` rows. */

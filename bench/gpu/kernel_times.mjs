@@ -4,8 +4,8 @@
 //   KADENZ_KERNEL_TIMES=/tmp/times.csv CUDA_INJECTION64_PATH=build/native/cuda/libkernel_times.so node bench/gpu/throughput.mjs ...
 //   node bench/gpu/kernel_times.mjs /tmp/times.csv --config DIR/config.json [--context 1536] [--steps largest --prompt 128]
 //
-// --steps decode (the default): the last 64 of the most frequent number of kernels, less the very last; `largest`: the median in time of those
-// within a fifth of the one with the most work, which is a full prefill step. --context: tokens of a sequence in a decode step; --prompt: of a
+// --steps decode (the default): the last 64 of those with the most frequent list of kernels, less the very last; `largest`: the median in time of
+// those within a fifth of the one with the most work, which is a full prefill step. --context: tokens of a sequence in a decode step; --prompt: of a
 // prompt. Rows of a step are --rows.
 //
 // Kernels overlap: one may begin before the one in front has ended. So each is given the time from the latest end so far to its own end, and
@@ -55,10 +55,12 @@ function chooseSteps(steps) {
     const large = steps.filter((step) => busyOf(step) > 0.8 * most).sort((a, b) => busyOf(a) - busyOf(b));
     return [large[large.length >> 1]];
   }
+  // Another number of rows takes other kernels.
+  const listOf = (step) => step.map(({ name }) => name).join();
   const counts = new Map();
-  for (const { length } of steps) counts.set(length, (counts.get(length) ?? 0) + 1);
-  const [length] = [...counts].reduce((most, entry) => (entry[1] > most[1] ? entry : most));
-  return steps.filter((step) => step.length === length).slice(-STEPS - 1, -1);
+  for (const step of steps) counts.set(listOf(step), (counts.get(listOf(step)) ?? 0) + 1);
+  const [list] = [...counts].reduce((most, entry) => (entry[1] > most[1] ? entry : most));
+  return steps.filter((step) => listOf(step) === list).slice(-STEPS - 1, -1);
 }
 
 /** By role and kernel: calls, and nanoseconds. */

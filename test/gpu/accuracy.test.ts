@@ -46,12 +46,16 @@ function python(args: string[]): string {
 
 /** Paragraphs of this repository's documentation, the longest first cut. */
 function textPrompts(): string[] {
-  const paragraphs = readdirSync('docs')
-    .filter((name) => name.endsWith('.md'))
+  const paragraphs = [
+    ...readdirSync('docs').map((name) => join('docs', name)),
+    'README.md',
+    'CONTRIBUTING.md',
+  ]
+    .filter((path) => path.endsWith('.md'))
     .sort()
-    .flatMap((name) => readFileSync(join('docs', name), 'utf8').split(/\n\s*\n/))
+    .flatMap((path) => readFileSync(path, 'utf8').split(/\n\s*\n/))
     .map((paragraph) => paragraph.trim().slice(0, 500))
-    .filter((paragraph) => /^[A-Z][a-z]/.test(paragraph) && paragraph.length > 100);
+    .filter((paragraph) => /^[A-Z][a-z]/.test(paragraph) && paragraph.length > 60);
   expect(paragraphs.length).toBeGreaterThanOrEqual(NUM_PROMPTS);
   return paragraphs.slice(0, NUM_PROMPTS);
 }
