@@ -240,6 +240,8 @@ const OUTER_CODES = [
   'trace_corrupt',
   'trace_unsupported',
   'trace_mismatch',
+  'store_unavailable',
+  'store_timeout',
 ] as const;
 
 export type WireErrorName = keyof typeof WIRE_ERRORS;

@@ -16,6 +16,7 @@ const SRC_ROOMS: Readonly<Record<string, readonly string[]>> = {
   generated: [],
   model: ['errors'],
   tokenizer: ['errors'],
+  tcp_store: ['errors'],
   core: ['errors', 'generated'],
   host: ['errors', 'generated', 'model'],
   trace: ['errors', 'generated', 'core'],
