@@ -11,6 +11,7 @@
 import { type CommandBody, decodeStats, type StatsObject } from './core/index.js';
 import { AbortSignals } from './engine/abort_signals.js';
 import { RequestCollector } from './engine/collector.js';
+import { EngineMemory } from './engine/memory.js';
 import type { EngineOptions } from './engine/options.js';
 import { checkRequestForm, type PreparedRequest, prepareRequest } from './engine/request.js';
 import { type EngineInfo, type EngineParts, startEngine } from './engine/start.js';
@@ -53,6 +54,8 @@ const SHUT_DOWN_GRACE_MS = 10_000;
 
 export class Engine {
   readonly info: EngineInfo;
+  /** Gives the KV cache's and the weights' memory back between rollouts, and takes it again. */
+  readonly memory: EngineMemory;
   readonly #parts: EngineParts;
   /** Requests that have not ended, by the id that their caller gave. */
   readonly #byId = new Map<RequestId, Set<RequestCollector>>();
@@ -74,6 +77,10 @@ export class Engine {
     this.#parts = parts;
     this.info = parts.info;
     this.#signals = new AbortSignals((collectors) => parts.dispatcher.abort(collectors));
+    this.memory = new EngineMemory(
+      (command) => this.#control(command),
+      async () => (await this.stats()).released,
+    );
   }
 
   /** Whether the model directory brings a tokenizer. Without one, prompts are token ids and samples have no text. */
@@ -157,6 +164,7 @@ export class Engine {
     return this.#control({ type: 'pauseGeneration', mode });
   }
 
+  /** Goes on after pause(). Memory that was released comes back by memory.resume(). */
   resume(): Promise<void> {
     return this.#control({ type: 'resumeGeneration' });
   }

@@ -1,5 +1,6 @@
 // The public names of kadenz. The scheduler alone is the entry kadenz/core.
 
+export type { MemoryTag, ReleaseOptions, ResumeOptions } from './engine/memory.js';
 export type { EngineLogger, EngineOptions } from './engine/options.js';
 export type { RecordOptions } from './engine/recording.js';
 export { type ExecutionOptions, replayExecution } from './engine/replay_execution.js';

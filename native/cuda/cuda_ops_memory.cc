@@ -287,7 +287,12 @@ std::unique_ptr<KvCache> CudaOps::allocate_kv_cache(const AttentionShape& shape,
   cache_.reset();
   std::byte* data = cache_.allocate_bytes(checked_multiply(
       checked_multiply(bytes, cache.num_blocks, "the KV cache"), shape.num_layers, "the KV cache"));
-  cache_.map();
+  try {
+    cache_.map();
+  } catch (...) {
+    workspace_.unmap();
+    throw;
+  }
   return std::make_unique<DeviceKvCache>(data, shape.num_layers, cache.num_blocks, bytes, [this] {
     cache_.unmap();
     workspace_.unmap();  // no step runs without a cache

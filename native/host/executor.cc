@@ -109,14 +109,16 @@ void Executor::resume_memory(wire::MemoryTags tags) {
   if (kv_cache && !kv_cache_released_)
     throw HostError("memory_not_released", "The KV cache is not released.");
   if (weights && !weights_released_) throw HostError("memory_not_released", "The weights are not released.");
-  if (kv_cache) {
-    decoder_->restore_cache();
-    kv_cache_released_ = false;
+  // All or nothing: what failed may be asked for again as it was.
+  if (kv_cache) decoder_->restore_cache();
+  try {
+    if (weights) decoder_->restore_weights(files_);
+  } catch (...) {
+    if (kv_cache) decoder_->release_cache();
+    throw;
   }
-  if (weights) {
-    decoder_->restore_weights(files_);
-    weights_released_ = false;
-  }
+  if (kv_cache) kv_cache_released_ = false;
+  if (weights) weights_released_ = false;
 }
 
 void Executor::carry_out(const wire::Instruction& instruction, std::span<const PreviousSample> before) {

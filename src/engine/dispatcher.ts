@@ -4,7 +4,7 @@
 // A request is queued here (in priority order) until the core holds fewer than maxNumRequests, then outstanding until all its samples
 // have ended. Its id on the wire is its ordinal + 1. Commands go out in the order of the calls that made them.
 
-import { type CommandBody, encodeCommand } from '../core/index.js';
+import { type CommandBody, encodeCommand, type MemoryTag } from '../core/index.js';
 import { errorFromWire, KadenzError, wireErrorName } from '../errors.js';
 import type { RankListener } from '../rank/rank.js';
 import type { RequestCollector } from './collector.js';
@@ -51,6 +51,12 @@ export class Dispatcher implements RankListener, OutputSink {
   #feedIsDue = false;
   /** The core had no room though it had places; the next end of a request changes that. */
   #noRoom = false;
+  /** Memory that was released and not resumed, as far as it is acknowledged. */
+  readonly #released = new Set<MemoryTag>();
+  /** Requests that came before the release and had not reached the core: they go on after it. */
+  #heldByRelease: RequestCollector[] = [];
+  #lastBeforeRelease = -1;
+  #lastOrdinal = -1;
   #columns: ResultColumns | null = null;
   #over: KadenzError | null = null;
 
@@ -71,10 +77,12 @@ export class Dispatcher implements RankListener, OutputSink {
 
   /** Requests that wait here because the core has no place for them. */
   get numQueued(): number {
-    return this.#queue.numWaiting + (this.#pendingPause?.later.length ?? 0);
+    const held = this.#heldByRelease.filter((collector) => !collector.ended).length;
+    return this.#queue.numWaiting + held + (this.#pendingPause?.later.length ?? 0);
   }
 
   submit(collector: RequestCollector): void {
+    this.#lastOrdinal = collector.request.ordinal;
     if (this.#over !== null) collector.fail(this.#over);
     else if (this.#pendingPause !== null) this.#pendingPause.later.push(collector);
     else this.#queue.push(collector);
@@ -96,10 +104,17 @@ export class Dispatcher implements RankListener, OutputSink {
 
   /** Sends a control command; resolves when it has been carried out, rejects with the core's refusal. */
   async control(command: CommandBody): Promise<void> {
-    if (command.type === 'pauseGeneration' && command.mode === 'abort') this.#abortQueued();
+    const abortsAll =
+      (command.type === 'pauseGeneration' && command.mode === 'abort') ||
+      (command.type === 'releaseMemory' && command.abortRunning === true);
+    if (abortsAll) this.#abortQueued();
     while (this.#pendingPause !== null) await this.#pendingPause.sent;
     if (command.type === 'pauseGeneration' && command.mode === 'wait') return this.#pauseAfterQueue(command);
-    return this.#control(command);
+    if (command.type === 'releaseMemory' && this.#released.size === 0)
+      this.#lastBeforeRelease = this.#lastOrdinal;
+    await this.#control(command);
+    if (command.type === 'releaseMemory') for (const tag of command.tags) this.#released.add(tag);
+    if (command.type === 'resumeMemory') this.#resumed(command.tags);
   }
 
   /** Fails whatever has not ended, and everything asked from now on. */
@@ -109,6 +124,7 @@ export class Dispatcher implements RankListener, OutputSink {
     for (const collector of this.#outstanding.values()) collector.fail(error);
     this.#outstanding.clear();
     for (let next = this.#queue.pop(); next !== null; next = this.#queue.pop()) next.fail(error);
+    for (const collector of this.#heldByRelease.splice(0)) collector.fail(error);
     for (const collector of this.#pendingPause?.later ?? []) collector.fail(error);
     this.#pendingPause?.waiter.reject(error);
     this.#pendingPause?.markSent();
@@ -180,6 +196,17 @@ export class Dispatcher implements RankListener, OutputSink {
       this.#outstanding.delete(request);
       this.#queue.push(collector);
       this.#noRoom = true;
+      return;
+    }
+    if (
+      reason === 'error' &&
+      collector.untouched &&
+      wireErrorName(code) === 'memory_released' &&
+      collector.request.ordinal <= this.#lastBeforeRelease
+    ) {
+      this.#outstanding.delete(request);
+      this.#heldByRelease.push(collector);
+      this.#feedSoon();
       return;
     }
     const error = reason === 'error' ? errorFromWire(code, { value, limit }) : null;
@@ -270,6 +297,13 @@ export class Dispatcher implements RankListener, OutputSink {
     });
   }
 
+  #resumed(tags: readonly MemoryTag[]): void {
+    for (const tag of tags) this.#released.delete(tag);
+    if (this.#released.size > 0) return;
+    for (const collector of this.#heldByRelease.splice(0)) this.#queue.push(collector);
+    this.#feedSoon();
+  }
+
   #pauseAfterQueue(command: CommandBody): Promise<void> {
     this.#feed();
     if (this.#over !== null || this.#queue.peek() === null) return this.#control(command);
@@ -293,6 +327,7 @@ export class Dispatcher implements RankListener, OutputSink {
 
   #abortQueued(): void {
     for (let next = this.#queue.pop(); next !== null; next = this.#queue.pop()) endAborted(next);
+    for (const collector of this.#heldByRelease.splice(0)) endAborted(collector);
     for (const collector of this.#pendingPause?.later.splice(0) ?? []) endAborted(collector);
     this.#feed();
   }

@@ -1,5 +1,6 @@
 // A device that fails under a running step: the step fails with a code and a sentence, nothing hangs, and no later
-// step gives tokens. The fault is real: a kernel that traps, in the context that the host's plugin computes in.
+// step gives tokens. The fault is real: a kernel that traps, in the context that the host's plugin computes in. And
+// one whose memory somebody else has taken when it is to come back; that test stands first, as the other one leaves no context.
 //
 // KADENZ_CUDA_PLUGIN names the plugin.
 #include <cuda_runtime.h>
@@ -68,7 +69,56 @@ Bytes step_bytes(uint64_t step, uint32_t start, std::vector<int32_t> tokens) {
   return {builder.GetBufferPointer(), builder.GetBufferPointer() + builder.GetSize()};
 }
 
+Bytes memory_bytes(uint64_t step, bool releases) {
+  flatbuffers::FlatBufferBuilder builder;
+  const auto tags = wire::MemoryTags::kv_cache | wire::MemoryTags::weights;
+  const auto work = releases ? wire::CreateReleaseMemory(builder, tags, false).Union()
+                             : wire::CreateResumeMemory(builder, tags).Union();
+  const auto type = releases ? wire::Work::ReleaseMemory : wire::Work::ResumeMemory;
+  builder.Finish(wire::CreateInstruction(builder, step, 0, type, work));
+  return {builder.GetBufferPointer(), builder.GetBufferPointer() + builder.GetSize()};
+}
+
 }  // namespace
+
+TEST("memory that somebody else has taken is not resumed, and all of it is once it is free again") {
+  Random random(7);
+  TinyOptions shape;
+  shape.dtype = DType::kBFloat16;
+  const TinyModel model = make_tiny_model(random, shape);
+  const TemporaryFile file(model.bytes);
+  HostOptions options = options_of(model, file);
+  options.limits.num_blocks = 1 << 18;  // gigabytes, so that they can be missed
+  Host host(options);
+  const auto run = [&](const Bytes& bytes) {
+    host.submit(bytes);
+    return host.collect();
+  };
+  const auto result_of = [](const Bytes& bytes) { return flatbuffers::GetRoot<wire::Result>(bytes.data()); };
+  const Bytes before = run(step_bytes(1, 0, {1, 2, 3, 4, 5}));
+  EXPECT_NOTE(result_of(before)->code() == wire::ErrorCode::none, result_of(before)->message()->str());
+  const Bytes released = run(memory_bytes(2, true));
+  EXPECT(result_of(released)->code() == wire::ErrorCode::none);
+
+  size_t free_bytes = 0;
+  size_t all_bytes = 0;
+  void* taken = nullptr;
+  EXPECT(cudaMemGetInfo(&free_bytes, &all_bytes) == cudaSuccess);
+  EXPECT(cudaMalloc(&taken, free_bytes - (size_t{1} << 30)) == cudaSuccess);
+  for (uint64_t step = 3; step < 5; ++step) {
+    const Bytes refused = run(memory_bytes(step, false));
+    EXPECT(result_of(refused)->code() == wire::ErrorCode::step_failed);
+    const std::string message = result_of(refused)->message()->str();
+    EXPECT_NOTE(message.find("Not enough device memory") != std::string::npos, message);
+  }
+  EXPECT(cudaFree(taken) == cudaSuccess);
+  const Bytes resumed = run(memory_bytes(5, false));
+  EXPECT_NOTE(result_of(resumed)->code() == wire::ErrorCode::none, result_of(resumed)->message()->str());
+  const Bytes after = run(step_bytes(6, 0, {1, 2, 3, 4, 5}));
+  EXPECT_NOTE(result_of(after)->code() == wire::ErrorCode::none, result_of(after)->message()->str());
+  EXPECT(result_of(after)->token_ids()->Get(0) == result_of(before)->token_ids()->Get(0));
+  host.close();
+}
 
 TEST("a device that fails fails the steps under way and after with a code and a sentence, and nothing hangs") {
   Random random(5);
