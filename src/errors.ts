@@ -242,6 +242,7 @@ const OUTER_CODES = [
   'trace_mismatch',
   'store_unavailable',
   'store_timeout',
+  'store_protocol',
 ] as const;
 
 export type WireErrorName = keyof typeof WIRE_ERRORS;
