@@ -178,6 +178,11 @@ const WIRE_ERRORS = {
         : 'The memory for token ids is used up by waiting and running requests; send fewer at once, or raise tokenHeapBytes.',
   ],
   unsupported: [74, () => 'The host does not support what was asked for.'],
+  out_of_memory: [
+    75,
+    () =>
+      'The device has too little free memory for what was asked for; the log says how much is missing. End what else uses it, and ask again.',
+  ],
 
   result_unexpected: [
     80,
@@ -218,7 +223,6 @@ const OUTER_CODES = [
   'unsupported_cpu_isa',
   'invalid_num_threads',
   'invalid_cache_shape',
-  'out_of_memory',
   'host_closed',
   'host_failed',
   'invalid_batch',

@@ -33,7 +33,8 @@ void check_tags(wire::MemoryTags tags) {
 wire::ErrorCode code_of(const HostError& error) {
   for (const wire::ErrorCode code : {wire::ErrorCode::weights_unavailable, wire::ErrorCode::memory_released,
                                      wire::ErrorCode::memory_not_released, wire::ErrorCode::shut_down,
-                                     wire::ErrorCode::invalid_argument, wire::ErrorCode::unsupported}) {
+                                     wire::ErrorCode::invalid_argument, wire::ErrorCode::unsupported,
+                                     wire::ErrorCode::out_of_memory}) {
     if (error.code() == wire::EnumNameErrorCode(code)) return code;
   }
   return wire::ErrorCode::step_failed;

@@ -7,14 +7,14 @@ export type { MemoryTag };
 
 export interface ReleaseOptions {
   /** Default both. */
-  tags?: readonly MemoryTag[];
+  tags?: readonly MemoryTag[] | undefined;
   /** Ends what runs or waits with finishReason 'abort'. Default false: it goes on after resume, with the same samples. */
   abortRunning?: boolean;
 }
 
 export interface ResumeOptions {
   /** Default all that is released. */
-  tags?: readonly MemoryTag[];
+  tags?: readonly MemoryTag[] | undefined;
 }
 
 const ALL_TAGS: readonly MemoryTag[] = ['kv_cache', 'weights'];
@@ -42,7 +42,7 @@ export class EngineMemory {
     await this.#control({ type: 'releaseMemory', tags: checked(tags), abortRunning });
   }
 
-  /** Takes it again; resolves when it is there, and what was set back goes on. @throws KadenzError `memory_not_released`; `step_failed` where the memory is not to be had: then all stays released */
+  /** Takes it again; resolves when it is there, and what was set back goes on. @throws KadenzError `memory_not_released`; `out_of_memory`: then all that was asked for stays released */
   async resume({ tags }: ResumeOptions = {}): Promise<void> {
     const wanted = tags ?? (await this.#released());
     await this.#control({ type: 'resumeMemory', tags: wanted.length === 0 ? ALL_TAGS : checked(wanted) });

@@ -48,7 +48,7 @@ async function untilRunning(engine: Engine): Promise<void> {
   for (;;) {
     const { generationTokens, numRequests } = await engine.stats();
     expect(numRequests).toBeLessThanOrEqual(requests.length);
-    if (generationTokens > 300n) return;
+    if (generationTokens > 300) return;
   }
 }
 
@@ -65,7 +65,7 @@ describe('released memory', () => {
     const running = engine.generate(requests);
     for (;;) {
       const { generationTokens } = await engine.stats();
-      if (generationTokens - before.generationTokens > 300n) break;
+      if (generationTokens - before.generationTokens > 300) break;
     }
     await engine.memory.release({ tags });
     const released = await engine.stats();
@@ -127,7 +127,7 @@ describe('while memory is released', () => {
     });
     const long = { ...request, maxTokens: 2_000 };
     const calls = Array.from({ length: 6 }, (_, id) => engine.generate({ ...long, id }));
-    while ((await engine.stats()).generationTokens === 0n);
+    while ((await engine.stats()).generationTokens === 0);
     await engine.memory.release();
     // Places become free in the core while nothing may come into it.
     engine.abort([0, 1]);
@@ -174,6 +174,26 @@ describe('while memory is released', () => {
     await engine.close();
     const codes = await Promise.all(calls.slice(1).map(async (call) => (await call)[0]!.error?.code));
     expect(codes).toEqual(['engine_closed', 'engine_closed']);
+  });
+});
+
+describe('a resume that the device has no memory for', () => {
+  it('ends with out_of_memory, leaves all released, and may be asked for again until it succeeds', async () => {
+    const engine = await createEngine({ maxModelLen: 4_096, kvCacheBlocks: 1_024 }, '?failResumes=2');
+    const request = { promptTokenIds: [1, 2, 3], maxTokens: 2_000, ignoreEos: true, seed: 3 };
+    const undisturbed = ids(await engine.generate(request));
+    const running = engine.generate(request);
+    await engine.memory.release();
+    for (let attempt = 0; attempt < 2; attempt += 1) {
+      await expect(engine.memory.resume()).rejects.toMatchObject({
+        code: 'out_of_memory',
+        message: expect.stringContaining('too little free memory'),
+      });
+      expect((await engine.stats()).released.toSorted()).toEqual(['kv_cache', 'weights']);
+      await expect(engine.generate(request)).rejects.toMatchObject({ code: 'memory_released' });
+    }
+    await engine.memory.resume();
+    expect(ids(await running)).toEqual(undisturbed);
   });
 });
 

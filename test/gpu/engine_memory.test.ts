@@ -39,7 +39,7 @@ it.each([
       const undisturbed = samplesOf(await engine.generate(requests));
       const before = await engine.stats();
       const running = engine.generate(requests);
-      while ((await engine.stats()).generationTokens - before.generationTokens < 2_000n);
+      while ((await engine.stats()).generationTokens - before.generationTokens < 2_000);
       await engine.memory.release({ tags });
       expect((await engine.stats()).numRequests).toBe(requests.length);
       await engine.memory.resume();

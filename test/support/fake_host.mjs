@@ -2,6 +2,7 @@
 // It keeps the protocol of host.ts (enqueue, collect the oldest) and can be told to break it by its module URL's query:
 //   ?throwAtStep=3   collect throws          ?exitAtStep=3   the thread exits          ?failAtStep=3   a Result with code step_failed
 //   ?failOpen=1      it can't be opened      ?hangAtStep=3   collect never returns
+//   ?failResumes=2   the first two resumes of memory have the code out_of_memory
 //   ?numBlocks=7     it says that it has so many KV blocks   ?progress=500   it reports so many times while it starts
 
 import * as flatbuffers from 'flatbuffers';
@@ -29,6 +30,7 @@ export class FakeHost {
   #vocabSize;
   #slots = new Map();
   #queue = [];
+  #resumesToFail = Number(orders.get('failResumes') ?? 0);
   info = {
     name: 'fake',
     fingerprint: 'fake',
@@ -54,6 +56,10 @@ export class FakeHost {
       for (;;) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 1000);
     if (step === orderedStep('failAtStep'))
       return encodeResult({ step, code: 'step_failed', message: 'told to fail', tokenIds: [] });
+    if (instruction.workType() === Work.ResumeMemory && this.#resumesToFail > 0) {
+      this.#resumesToFail -= 1;
+      return encodeResult({ step, code: 'out_of_memory', message: '1 GiB is missing', tokenIds: [] });
+    }
     if (instruction.workType() !== Work.StepPlan) return encodeResult({ step, tokenIds: [] });
     return this.#execute(step, instruction.work(new StepPlan()));
   }

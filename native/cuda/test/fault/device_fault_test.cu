@@ -107,7 +107,7 @@ TEST("memory that somebody else has taken is not resumed, and all of it is once 
   EXPECT(cudaMalloc(&taken, free_bytes - (size_t{1} << 30)) == cudaSuccess);
   for (uint64_t step = 3; step < 5; ++step) {
     const Bytes refused = run(memory_bytes(step, false));
-    EXPECT(result_of(refused)->code() == wire::ErrorCode::step_failed);
+    EXPECT(result_of(refused)->code() == wire::ErrorCode::out_of_memory);
     const std::string message = result_of(refused)->message()->str();
     EXPECT_NOTE(message.find("Not enough device memory") != std::string::npos, message);
   }
