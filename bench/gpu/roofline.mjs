@@ -12,8 +12,8 @@ export const H200 = { bytesPerSecond: 4.3e12, flopsPerSecond: 0.75e15, secondsAK
 
 const BYTES_A_NUMBER = 2;
 
-/** Launches of one layer in a decode step: qkv, rotate, attention, o, add and norm, gate-up, silu, down, add and norm. */
-const KERNELS_A_LAYER = 9;
+/** Launches of one layer in a decode step: qkv, rotate, attention, o, add and norm, gate-up with its activation, down, add and norm. */
+const KERNELS_A_LAYER = 8;
 /** Beside the layers: rows' inputs, embedding, norm, head and two of sampling. */
 const KERNELS_A_STEP = 6;
 

@@ -4,9 +4,10 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { Engine, type EngineOptions, type GenerateRequest, type GenerateResult } from '../../dist/index.js';
+import { Engine, type EngineOptions, type GenerateRequest } from '../../dist/index.js';
 import { createEngine, ids, useFakeEngines } from '../support/fake_engine.js';
 import { runCli } from '../support/run_cli.js';
+import { samplesOf } from '../support/samples.js';
 import { writeTinyModel } from '../support/tiny_model.js';
 
 useFakeEngines();
@@ -32,16 +33,6 @@ const requests: GenerateRequest[] = Array.from({ length: 32 }, (_, index) => ({
   ignoreEos: true,
   seed: index,
 }));
-
-const samplesOf = (results: GenerateResult[]) =>
-  results.map(({ samples, error }) => ({
-    error,
-    samples: samples.map(({ tokenIds, logprobs, finishReason }) => ({
-      finishReason,
-      tokenIds: Array.from(tokenIds),
-      bits: Array.from(new Uint32Array(logprobs!.slice().buffer)),
-    })),
-  }));
 
 /** Until some of them run and none has ended. */
 async function untilRunning(engine: Engine): Promise<void> {

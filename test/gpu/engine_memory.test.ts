@@ -4,24 +4,15 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, it } from 'vitest';
-import { Engine, type GenerateResult } from '../../dist/index.js';
+import { Engine } from '../../dist/index.js';
 import { runCli } from '../support/run_cli.js';
+import { samplesOf } from '../support/samples.js';
 import { randomModel } from './random_model.js';
 
 const requests = Array.from({ length: 32 }, (_, index) => ({
   promptTokenIds: Array.from({ length: 20 + 9 * index }, (_, k) => (k * 6151 + index * 977) % 30_000),
   ...{ n: 2, maxTokens: 400, ignoreEos: true, seed: index },
 }));
-
-const samplesOf = (results: GenerateResult[]) =>
-  results.map(({ samples, error }) => ({
-    error,
-    samples: samples.map(({ tokenIds, logprobs, finishReason }) => ({
-      finishReason,
-      tokenIds: Array.from(tokenIds),
-      bits: Array.from(new Uint32Array(logprobs!.slice().buffer)),
-    })),
-  }));
 
 it.each([
   ['KV cache and weights', undefined],

@@ -1,7 +1,7 @@
-// Our own matmul for decode sizes on Hopper: Y[r][n] = sum over k of X[r][k] W[n][k], X and W row-major Half,
-// sums in float32. It stands beside cuBLASLt because it takes part in programmatic dependent launch (its
-// weights are on their way before the kernel in front of it has ended) and because it fits its tiles to the
-// GPU's size.
+// Our own matmul on Hopper, for decode and for gate_up of any number of rows: Y[r][n] = sum over k of X[r][k]
+// W[n][k], X and W row-major Half, sums in float32. It stands beside cuBLASLt because it takes part in
+// programmatic dependent launch (its weights are on their way before the kernel in front of it has ended), fits
+// its tiles to the GPU's size, and makes gate_up's activation before anything is written.
 //
 // Bits: an output of a slice is one accumulator that takes its products in steps of 16 inputs, in order.
 // Tiles, clusters, stages and rows never change it, and they are the bits of cuBLASLt's certified algorithms.
